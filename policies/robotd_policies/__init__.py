@@ -1,0 +1,1 @@
+"""Demonstrations, training and ONNX export of robotd policy bundles."""
