@@ -1,0 +1,253 @@
+"""The simulated arms: how each servo sits on its joint, and the calibration that follows from it.
+
+A servo's encoder reads `actual = zero_counts + sign * rad * 4096 / 2 pi`. Its register then shows
+`present = actual - homing_offset` (Feetech) or `present = +-actual + homing_offset` (Dynamixel, minus with drive
+mode 1). The calibrations put the middle of each joint's mechanical range at 2047 counts, as LeRobot's half-turn
+homing does, and their range is the mechanical range.
+
+Directions are the field's: shoulder_pan + turns right seen from above, shoulder_lift -100 leans back, elbow_flex
++ and wrist_flex + turn downwards, gripper 0 is closed.
+
+Sources: ranges are those of the MuJoCo models; stall torque and no-load speed: STS3215 (12 V) from its maker's
+table, with the torque of the public SO-101 model; XL430-W250, XL330-M288, XL330-M077 from the ROBOTIS e-Manual.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from robotd.bus.calibration import Calibration
+
+COUNTS_PER_RAD = 4096 / (2 * math.pi)
+MIDDLE_COUNTS = 2047  # where LeRobot's half-turn homing puts the middle of the range
+JOINTS = (
+    "shoulder_pan",
+    "shoulder_lift",
+    "elbow_flex",
+    "wrist_flex",
+    "wrist_roll",
+    "gripper",
+)
+GRIPPER = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Motor:
+    """One kind of servo: stall torque and no-load speed at its output."""
+
+    name: str
+    stall_torque_nm: float
+    max_speed_rad_s: float
+
+
+STS3215 = Motor("sts3215", 3.35, 4.7)  # 45 rpm
+XL430_W250 = Motor("xl430-w250", 1.5, 6.4)  # 61 rpm at 12 V
+XL330_M288 = Motor("xl330-m288", 0.52, 10.9)  # 104 rpm at 5 V
+XL330_M077 = Motor("xl330-m077", 0.215, 40.0)  # 383 rpm at 5 V
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One servo on one joint."""
+
+    joint: str
+    servo_id: int
+    motor: Motor
+    mujoco_joint: str
+    sign: int  # +1: counts grow with the joint's angle
+    middle_actual_counts: int  # encoder in the middle of the joint's range: how it was screwed on
+    lower_rad: float
+    upper_rad: float
+    drive_mode: int = 0
+
+    @property
+    def middle_rad(self) -> float:
+        return (self.lower_rad + self.upper_rad) / 2
+
+    @property
+    def zero_counts(self) -> float:
+        """Encoder counts at 0 rad."""
+        return self.middle_actual_counts - self.sign * self.middle_rad * COUNTS_PER_RAD
+
+    def actual_counts(self, rad: float) -> float:
+        """What the bare encoder reads (not rounded)."""
+        return self.zero_counts + self.sign * rad * COUNTS_PER_RAD
+
+    def rad_from_actual(self, counts: float) -> float:
+        return (counts - self.zero_counts) / (self.sign * COUNTS_PER_RAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A simulated arm: six mounts in robotd's order and a folded pose in which it rests safely."""
+
+    model: str
+    role: str
+    protocol: str  # "feetech" or "dynamixel"
+    mounts: tuple[Mount, ...]
+    park_norm: tuple[float, ...]
+
+
+def _mounts(
+    names: Sequence[str],
+    motors: Sequence[Motor],
+    signs: Sequence[int],
+    ranges: Sequence[tuple[float, float]],
+    screwed_on: Sequence[int],
+    drive_modes: Sequence[int] = (0,) * 6,
+) -> tuple[Mount, ...]:
+    return tuple(
+        Mount(
+            JOINTS[i],
+            i + 1,
+            motors[i],
+            names[i],
+            signs[i],
+            screwed_on[i],
+            *ranges[i],
+            drive_modes[i],
+        )
+        for i in range(6)
+    )
+
+
+_SO101_RANGES = (
+    (-1.91986, 1.91986),
+    (-1.74533, 1.74533),
+    (-1.69, 1.69),
+    (-1.65806, 1.65806),
+    (-2.74385, 2.84121),
+    (-0.17453, 1.74533),
+)
+_KOCH_NAMES = ("base_rotation", "pitch", "elbow", "wrist_pitch", "wrist_roll", "gripper")
+_KOCH_RANGES = (
+    (-2.2, 2.2),
+    (-1.57, 0.6),
+    (-1.57, 1.45),
+    (-2.0, 2.0),
+    (-3.0, 3.0),
+    (-1.60, 0.032),
+)
+_KOCH_SIGNS = (1, -1, 1, -1, 1, -1)
+_KOCH_FOLLOWER = (XL430_W250, XL430_W250, XL330_M288, XL330_M288, XL330_M288, XL330_M288)
+_SO101_PARK = (0.0, -92.0, 88.0, 72.0, 0.0, 5.0)
+_KOCH_PARK = (0.0, -90.0, 88.0, 40.0, 0.0, 5.0)
+
+ARMS: dict[tuple[str, str], Arm] = {
+    ("so101", "follower"): Arm(
+        "so101",
+        "follower",
+        "feetech",
+        _mounts(
+            JOINTS, (STS3215,) * 6, (1,) * 6, _SO101_RANGES, (2260, 1562, 2388, 1920, 2205, 2949)
+        ),
+        _SO101_PARK,
+    ),
+    ("so101", "leader"): Arm(
+        "so101",
+        "leader",
+        "feetech",
+        _mounts(
+            JOINTS, (STS3215,) * 6, (1,) * 6, _SO101_RANGES, (1811, 2467, 1655, 2312, 1951, 1290)
+        ),
+        _SO101_PARK,
+    ),
+    ("koch", "follower"): Arm(
+        "koch",
+        "follower",
+        "dynamixel",
+        _mounts(
+            _KOCH_NAMES,
+            _KOCH_FOLLOWER,
+            _KOCH_SIGNS,
+            _KOCH_RANGES,
+            (1783, 2701, 1502, 2398, 2089, 2833),
+        ),
+        _KOCH_PARK,
+    ),
+    # The leader's elbow servo sits the other way round; its drive mode turns the reading back.
+    ("koch", "leader"): Arm(
+        "koch",
+        "leader",
+        "dynamixel",
+        _mounts(
+            _KOCH_NAMES,
+            (XL330_M077,) * 6,
+            (1, -1, -1, -1, 1, -1),
+            _KOCH_RANGES,
+            (2322, 1409, 2594, 1707, 1990, 1236),
+            (0, 0, 1, 0, 0, 0),
+        ),
+        _KOCH_PARK,
+    ),
+}
+
+
+def arm(model: str, role: str = "follower") -> Arm:
+    """The simulated arm of that model and role. Raises KeyError for one that is not there."""
+    return ARMS[model, role]
+
+
+def calibration_table(model: str, role: str = "follower") -> dict[str, dict[str, int]]:
+    """The calibration of a simulated arm in the layout of LeRobot's JSON file."""
+    which = arm(model, role)
+    return {mount.joint: _calibrate(which, mount) for mount in which.mounts}
+
+
+def sim_calibration(model: str, role: str = "follower") -> Calibration:
+    """The calibration of a simulated arm, as LeRobot would have written it."""
+    from robotd.bus.calibration import Calibration, JointCalibration
+
+    table = calibration_table(model, role)
+    return Calibration({joint: JointCalibration(**row) for joint, row in table.items()})
+
+
+def half_range_counts(mount: Mount) -> int:
+    """Half of the joint's mechanical range in whole counts."""
+    return math.floor((mount.upper_rad - mount.lower_rad) / 2 * COUNTS_PER_RAD)
+
+
+def _calibrate(which: Arm, mount: Mount) -> dict[str, int]:
+    turned = -mount.middle_actual_counts if mount.drive_mode else mount.middle_actual_counts
+    feetech = which.protocol == "feetech"
+    half = half_range_counts(mount)
+    return {
+        "id": mount.servo_id,
+        "drive_mode": mount.drive_mode,
+        "homing_offset": turned - MIDDLE_COUNTS if feetech else MIDDLE_COUNTS - turned,
+        "range_min": MIDDLE_COUNTS - half,
+        "range_max": MIDDLE_COUNTS + half,
+    }
+
+
+class Units:
+    """Normalised units to radians of the mechanism and back, for one simulated arm, without rounding."""
+
+    def __init__(self, model: str, role: str = "follower") -> None:
+        which = arm(model, role)
+        self._middle = [mount.middle_rad for mount in which.mounts]
+        # Radians per unit of [-100, 100] from the middle, in the sense in which the register counts.
+        self._scale = []
+        for mount in which.mounts:
+            sense = -mount.sign if mount.drive_mode else mount.sign
+            self._scale.append(sense * half_range_counts(mount) / COUNTS_PER_RAD / 100)
+
+    def rad(self, joint: int, norm: float) -> float:
+        """Radians of a normalised value: [-100, 100], the gripper [0, 100]."""
+        value = 2 * norm - 100 if joint == GRIPPER else norm
+        return self._middle[joint] + self._scale[joint] * value
+
+    def norm(self, joint: int, rad: float) -> float:
+        """The normalised value of an angle; outside the calibrated range it goes beyond +-100."""
+        value = (rad - self._middle[joint]) / self._scale[joint]
+        return (value + 100) / 2 if joint == GRIPPER else value
+
+    def all_rad(self, norm: Sequence[float]) -> tuple[float, ...]:
+        return tuple(self.rad(joint, value) for joint, value in enumerate(norm))
+
+    def all_norm(self, rad: Sequence[float]) -> tuple[float, ...]:
+        return tuple(self.norm(joint, value) for joint, value in enumerate(rad))
