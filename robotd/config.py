@@ -159,7 +159,7 @@ class ArmConfig(_Strict):
         base = self._gripper(_GRIP_HARD) if joint == GRIPPER else _BODY_HARD
         return _override(base, self.guard, joint)
 
-    def _gripper[T: SoftLimits | HardLimits](self, base: T) -> T:
+    def _gripper[T: (SoftLimits, HardLimits)](self, base: T) -> T:
         """Gripper limits in the chosen gripper range: -100..100 doubles every unit."""
         if self.gripper_range == "0..100":
             return base
@@ -168,7 +168,7 @@ class ArmConfig(_Strict):
         return base.model_copy(update={**doubled, "position": (low, high)})
 
 
-def _override[T: SoftLimits | HardLimits](
+def _override[T: (SoftLimits, HardLimits)](
     base: T, changes: Mapping[str, LimitOverride | GuardOverride], joint: str
 ) -> T:
     keys = (joint,) if joint == GRIPPER else ("body", joint)

@@ -314,4 +314,4 @@ def _unpack(values: tuple[object, ...], count: int) -> TickReport:
         j = list(values[27 + index * 10 : 37 + index * 10])
         j[7] = bool(j[7])
         joints.append(JointReport(*j))  # type: ignore[arg-type]
-    return TickReport(*head, joints)  # type: ignore[arg-type]
+    return TickReport(*head, joints)  # type: ignore[arg-type, call-arg]
