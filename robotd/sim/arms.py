@@ -1,15 +1,17 @@
 """The simulated arms: how each servo sits on its joint, and the calibration that follows from it.
 
 A servo's encoder reads `actual = zero_counts + sign * rad * 4096 / 2 pi`. Its register then shows
-`present = actual - homing_offset` (Feetech) or `present = +-actual + homing_offset` (Dynamixel, minus with drive
-mode 1). The calibrations put the middle of each joint's mechanical range at 2047 counts, as LeRobot's half-turn
-homing does, and their range is the mechanical range.
+`present = actual - homing_offset` (Feetech) or `present = +-actual + homing_offset` (Dynamixel,
+minus with drive mode 1). The calibrations put the middle of each joint's mechanical range at 2047
+counts, as LeRobot's half-turn homing does, and their range is the mechanical range.
 
-Directions are the field's: shoulder_pan + turns right seen from above, shoulder_lift -100 leans back, elbow_flex
-+ and wrist_flex + turn downwards, gripper 0 is closed.
+Directions are the field's: shoulder_pan + turns right seen from above, shoulder_lift -100 leans
+back, elbow_flex + and wrist_flex + turn downwards, gripper 0 is closed.
 
-Sources: ranges are those of the MuJoCo models; stall torque and no-load speed: STS3215 (12 V) from its maker's
-table, with the torque of the public SO-101 model; XL430-W250, XL330-M288, XL330-M077 from the ROBOTIS e-Manual.
+Sources: ranges are those of the MuJoCo models; stall torque and no-load speed are the makers'
+(STS3215 at 12 V with the torque of the public SO-101 model; XL430-W250, XL330-M288 and XL330-M077
+from the ROBOTIS e-Manual); gains are LeRobot's configuration. Stiffness and damping of the position
+loops are estimates: they give one to two degrees of sag and some 40 ms of lag, as users see.
 """
 
 from __future__ import annotations
@@ -37,17 +39,20 @@ GRIPPER = 5
 
 @dataclass(frozen=True, slots=True)
 class Motor:
-    """One kind of servo: stall torque and no-load speed at its output."""
+    """One kind of servo, as seen at its output."""
 
     name: str
     stall_torque_nm: float
-    max_speed_rad_s: float
+    max_speed_rad_s: float  # without load
+    default_p_gain: int  # position gain register as delivered
+    stiffness_nm_rad: float  # of the position loop at that gain
+    damping_nms_rad: float  # of the position loop
 
 
-STS3215 = Motor("sts3215", 3.35, 4.7)  # 45 rpm
-XL430_W250 = Motor("xl430-w250", 1.5, 6.4)  # 61 rpm at 12 V
-XL330_M288 = Motor("xl330-m288", 0.52, 10.9)  # 104 rpm at 5 V
-XL330_M077 = Motor("xl330-m077", 0.215, 40.0)  # 383 rpm at 5 V
+STS3215 = Motor("sts3215", 3.35, 4.7, 32, 80.0, 0.6)  # 45 rpm
+XL430_W250 = Motor("xl430-w250", 1.5, 6.4, 800, 14.0, 0.4)  # 61 rpm at 12 V
+XL330_M288 = Motor("xl330-m288", 0.52, 10.9, 400, 2.4, 0.08)  # 104 rpm at 5 V
+XL330_M077 = Motor("xl330-m077", 0.215, 40.0, 400, 1.0, 0.04)  # 383 rpm at 5 V
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,13 @@ class Mount:
     lower_rad: float
     upper_rad: float
     drive_mode: int = 0
+    p_gain: int = 0  # position gain register once configured
+    torque_limit: float = 1.0  # once configured, fraction of the stall torque
+
+    @property
+    def stiffness(self) -> float:
+        """Position gain once configured, 1.0 = as delivered (see `mechanism.Drive`)."""
+        return self.p_gain / self.motor.default_p_gain
 
     @property
     def middle_rad(self) -> float:
@@ -98,20 +110,25 @@ def _mounts(
     signs: Sequence[int],
     ranges: Sequence[tuple[float, float]],
     screwed_on: Sequence[int],
-    drive_modes: Sequence[int] = (0,) * 6,
+    p_gains: Sequence[int],
+    gripper_torque_limit: float = 1.0,
+    inverted: str | None = None,
 ) -> tuple[Mount, ...]:
     return tuple(
         Mount(
-            JOINTS[i],
-            i + 1,
-            motors[i],
-            names[i],
-            signs[i],
-            screwed_on[i],
-            *ranges[i],
-            drive_modes[i],
+            joint=joint,
+            servo_id=i + 1,
+            motor=motors[i],
+            mujoco_joint=names[i],
+            sign=signs[i],
+            middle_actual_counts=screwed_on[i],
+            lower_rad=ranges[i][0],
+            upper_rad=ranges[i][1],
+            drive_mode=int(joint == inverted),
+            p_gain=p_gains[i],
+            torque_limit=gripper_torque_limit if i == GRIPPER else 1.0,
         )
-        for i in range(6)
+        for i, joint in enumerate(JOINTS)
     )
 
 
@@ -133,57 +150,50 @@ _KOCH_RANGES = (
     (-1.60, 0.032),
 )
 _KOCH_SIGNS = (1, -1, 1, -1, 1, -1)
-_KOCH_FOLLOWER = (XL430_W250, XL430_W250, XL330_M288, XL330_M288, XL330_M288, XL330_M288)
+_KOCH_MOTORS = (XL430_W250, XL430_W250, XL330_M288, XL330_M288, XL330_M288, XL330_M288)
 _SO101_PARK = (0.0, -92.0, 88.0, 72.0, 0.0, 5.0)
 _KOCH_PARK = (0.0, -90.0, 88.0, 40.0, 0.0, 5.0)
 
+_SO101_FOLLOWER = _mounts(
+    names=JOINTS,
+    motors=(STS3215,) * 6,
+    signs=(1,) * 6,
+    ranges=_SO101_RANGES,
+    screwed_on=(2260, 1562, 2388, 1920, 2205, 2949),
+    p_gains=(16,) * 6,
+    gripper_torque_limit=0.5,
+)
+_SO101_LEADER = _mounts(
+    names=JOINTS,
+    motors=(STS3215,) * 6,
+    signs=(1,) * 6,
+    ranges=_SO101_RANGES,
+    screwed_on=(1811, 2467, 1655, 2312, 1951, 1290),
+    p_gains=(32,) * 6,
+)
+_KOCH_FOLLOWER = _mounts(
+    names=_KOCH_NAMES,
+    motors=_KOCH_MOTORS,
+    signs=_KOCH_SIGNS,
+    ranges=_KOCH_RANGES,
+    screwed_on=(1783, 2701, 1502, 2398, 2089, 2833),
+    p_gains=(800, 800, 1500, 400, 400, 400),
+)
+# The leader's elbow servo sits the other way round; its drive mode turns the reading back.
+_KOCH_LEADER = _mounts(
+    names=_KOCH_NAMES,
+    motors=(XL330_M077,) * 6,
+    signs=(1, -1, -1, -1, 1, -1),
+    ranges=_KOCH_RANGES,
+    screwed_on=(2322, 1409, 2594, 1707, 1990, 1236),
+    p_gains=(400,) * 6,
+    inverted="elbow_flex",
+)
 ARMS: dict[tuple[str, str], Arm] = {
-    ("so101", "follower"): Arm(
-        "so101",
-        "follower",
-        "feetech",
-        _mounts(
-            JOINTS, (STS3215,) * 6, (1,) * 6, _SO101_RANGES, (2260, 1562, 2388, 1920, 2205, 2949)
-        ),
-        _SO101_PARK,
-    ),
-    ("so101", "leader"): Arm(
-        "so101",
-        "leader",
-        "feetech",
-        _mounts(
-            JOINTS, (STS3215,) * 6, (1,) * 6, _SO101_RANGES, (1811, 2467, 1655, 2312, 1951, 1290)
-        ),
-        _SO101_PARK,
-    ),
-    ("koch", "follower"): Arm(
-        "koch",
-        "follower",
-        "dynamixel",
-        _mounts(
-            _KOCH_NAMES,
-            _KOCH_FOLLOWER,
-            _KOCH_SIGNS,
-            _KOCH_RANGES,
-            (1783, 2701, 1502, 2398, 2089, 2833),
-        ),
-        _KOCH_PARK,
-    ),
-    # The leader's elbow servo sits the other way round; its drive mode turns the reading back.
-    ("koch", "leader"): Arm(
-        "koch",
-        "leader",
-        "dynamixel",
-        _mounts(
-            _KOCH_NAMES,
-            (XL330_M077,) * 6,
-            (1, -1, -1, -1, 1, -1),
-            _KOCH_RANGES,
-            (2322, 1409, 2594, 1707, 1990, 1236),
-            (0, 0, 1, 0, 0, 0),
-        ),
-        _KOCH_PARK,
-    ),
+    ("so101", "follower"): Arm("so101", "follower", "feetech", _SO101_FOLLOWER, _SO101_PARK),
+    ("so101", "leader"): Arm("so101", "leader", "feetech", _SO101_LEADER, _SO101_PARK),
+    ("koch", "follower"): Arm("koch", "follower", "dynamixel", _KOCH_FOLLOWER, _KOCH_PARK),
+    ("koch", "leader"): Arm("koch", "leader", "dynamixel", _KOCH_LEADER, _KOCH_PARK),
 }
 
 
@@ -225,12 +235,12 @@ def _calibrate(which: Arm, mount: Mount) -> dict[str, int]:
 
 
 class Units:
-    """Normalised units to radians of the mechanism and back, for one simulated arm, without rounding."""
+    """Normalised units to radians of the mechanism and back, for one arm, without rounding."""
 
     def __init__(self, model: str, role: str = "follower") -> None:
         which = arm(model, role)
         self._middle = [mount.middle_rad for mount in which.mounts]
-        # Radians per unit of [-100, 100] from the middle, in the sense in which the register counts.
+        # Radians per unit of [-100, 100] from the middle, in the sense of the register.
         self._scale = []
         for mount in which.mounts:
             sense = -mount.sign if mount.drive_mode else mount.sign

@@ -1,8 +1,9 @@
 """What the simulated servos turn: joints that are driven, sensed and stepped in time.
 
-A `Mechanism` is the mechanical world behind a chain of emulated servos. The emulator tells it every joint's
-drive, asks it for the joint's state, and advances it; joints are numbered 0..5 in robotd's order and measured in
-radians of the mechanism (a servo's mounting, `robotd.sim.arms`, turns these into encoder counts).
+A `Mechanism` is the mechanical world behind a chain of emulated servos. The emulator tells it every
+joint's drive, asks it for the joint's state, and advances it; joints are numbered 0..5 in robotd's
+order and measured in radians of the mechanism (a servo's mounting, `robotd.sim.arms`, turns these
+into encoder counts).
 `IdealMechanism` needs no MuJoCo; `robotd.sim.physics.Physics` is the real thing.
 """
 
@@ -22,14 +23,14 @@ class Drive:
 
     torque_on: bool = False
     goal_rad: float = 0.0
-    stiffness: float = 1.0  # position gain, 1.0 = the servo's nominal
+    stiffness: float = 1.0  # position gain register / the gain as delivered
     torque_limit: float = 1.0  # fraction of the maximum torque, 0..1
     velocity_limit_rad_s: float = math.inf
 
 
 @dataclass(slots=True)
 class Sensed:
-    """A joint's true state. `torque` is the motor's, as a signed fraction of its maximum."""
+    """A joint's true state. `torque` is the motor's, as a signed fraction of its stall torque."""
 
     position_rad: float
     velocity_rad_s: float
