@@ -50,7 +50,7 @@ class Motor:
 
 
 STS3215 = Motor("sts3215", 3.35, 4.7, 32, 80.0, 0.6)  # 45 rpm
-XL430_W250 = Motor("xl430-w250", 1.5, 6.4, 800, 14.0, 0.4)  # 61 rpm at 12 V
+XL430_W250 = Motor("xl430-w250", 1.5, 6.4, 640, 14.0, 0.4)  # 61 rpm at 12 V
 XL330_M288 = Motor("xl330-m288", 0.52, 10.9, 400, 2.4, 0.08)  # 104 rpm at 5 V
 XL330_M077 = Motor("xl330-m077", 0.215, 40.0, 400, 1.0, 0.04)  # 383 rpm at 5 V
 
@@ -177,7 +177,7 @@ _KOCH_FOLLOWER = _mounts(
     signs=_KOCH_SIGNS,
     ranges=_KOCH_RANGES,
     screwed_on=(1783, 2701, 1502, 2398, 2089, 2833),
-    p_gains=(800, 800, 1500, 400, 400, 400),
+    p_gains=(640, 640, 1500, 400, 400, 400),
 )
 # The leader's elbow servo sits the other way round; its drive mode turns the reading back.
 _KOCH_LEADER = _mounts(
@@ -222,7 +222,8 @@ def half_range_counts(mount: Mount) -> int:
 
 
 def _calibrate(which: Arm, mount: Mount) -> dict[str, int]:
-    turned = -mount.middle_actual_counts if mount.drive_mode else mount.middle_actual_counts
+    # A reversed Dynamixel counts down, and keeps within one turn when it is switched on.
+    turned = -mount.middle_actual_counts % 4096 if mount.drive_mode else mount.middle_actual_counts
     feetech = which.protocol == "feetech"
     half = half_range_counts(mount)
     return {
