@@ -1,0 +1,219 @@
+"""The command line. Each command is thin: check the input, call the part that does the work.
+
+Errors that robotd raises on purpose end as one line on stderr and exit code 2.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robotd import __version__
+from robotd.config import Config, default_runtime_dir, load
+from robotd.errors import ConfigError, RobotdError
+from robotd.ipc.inbox import CommandName, InboxClient
+
+USAGE_ERROR = 2
+
+app = typer.Typer(
+    help="Real-time control of low-cost robot arms (Koch v1.1, SO-101).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+policy_app = typer.Typer(help="Run a policy on the arm; serve, check and show policy bundles.")
+sim_app = typer.Typer(help="Simulated arms.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure this machine and this code.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
+app.add_typer(sim_app, name="sim")
+app.add_typer(bench_app, name="bench")
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="TOML file.", envvar="ROBOTD_CONFIG")
+]
+RuntimeOption = Annotated[
+    Path | None,
+    typer.Option("--runtime-dir", help="Runtime directory of the daemon.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_CONFIG = Path("/etc/robotd/robotd.toml")
+
+
+def main() -> None:
+    """Entry point: run a command; an intended error is one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except RobotdError as error:
+        for line in str(error).splitlines():
+            print(f"robotd: {line}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        print(f"robotd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _runtime(given: Path | None) -> Path:
+    return given if given is not None else default_runtime_dir()
+
+
+def _print_json(data: object) -> None:
+    print(json.dumps(data, indent=1))
+
+
+@app.command()
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    check: Annotated[bool, typer.Option("--check", help="Check the file and stop.")] = False,
+) -> None:
+    """Run the daemon in the foreground, until Ctrl-C or SIGTERM.
+
+    The arm stays limp until `robotd arm`. Example: [bold]robotd run -c docs/examples/so101.toml[/]
+    """
+    from robotd.daemon import Daemon
+
+    settings = load(config)
+    _check_files(settings, config)
+    if check:
+        print(f"{config}: good")
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s robotd: %(message)s")
+    raise typer.Exit(Daemon(settings).run())
+
+
+def _check_files(settings: Config, path: Path) -> None:
+    """What can be refused before any process starts: missing files, a bundle for another arm."""
+    for arm in settings.arms:
+        if not arm.calibration.is_file():
+            raise ConfigError(
+                f"{path}: arms.{arm.id}.calibration = {str(arm.calibration)!r}: no such file; "
+                "copy the arm's LeRobot calibration there"
+            )
+    if settings.policy is not None:
+        from robotd.policy.bundle import Bundle
+
+        manifest = Bundle.load(settings.policy.bundle).manifest
+        models = [arm.model for arm in settings.arms]
+        if models != [manifest.arm]:
+            raise ConfigError(
+                f"{path}: policy.bundle {manifest.name} is made for one {manifest.arm} arm; "
+                f"configured: {', '.join(models)}"
+            )
+        missing = {image.camera for image in manifest.images} - {c.name for c in settings.cameras}
+        if missing:
+            raise ConfigError(
+                f"{path}: cameras: bundle {manifest.name} needs {', '.join(sorted(missing))}; "
+                f"configured: {', '.join(c.name for c in settings.cameras) or 'none'}"
+            )
+
+
+@app.command()
+def status(
+    runtime_dir: RuntimeOption = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show mode, joints, timing, cameras, policy and processes."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from robotd.status import gather, render
+
+    folder = _runtime(runtime_dir)
+    if as_json:
+        _print_json(gather(folder))
+        return
+    if not watch:
+        Console().print(render(gather(folder)))
+        return
+    with Live(render(gather(folder)), refresh_per_second=8) as live:
+        while True:
+            time.sleep(0.125)
+            live.update(render(gather(folder)))
+
+
+def _command(name: CommandName, runtime_dir: Path | None, timeout_s: float = 5.0) -> None:
+    client = InboxClient(_runtime(runtime_dir))
+    try:
+        report = client.call(name, timeout_s=timeout_s)
+    finally:
+        client.close()
+    print(f"{name}: done; mode {report.mode.name}, torque {'on' if report.torque else 'off'}")
+
+
+@app.command()
+def arm(runtime_dir: RuntimeOption = None) -> None:
+    """Switch torque on where the arm is, and hold."""
+    _command("arm", runtime_dir)
+
+
+@app.command()
+def disarm(runtime_dir: RuntimeOption = None) -> None:
+    """Stop, then switch torque off. The arm goes limp: support it."""
+    _command("disarm", runtime_dir)
+
+
+@app.command()
+def hold(runtime_dir: RuntimeOption = None) -> None:
+    """Stop and hold here, torque on."""
+    _command("hold", runtime_dir)
+
+
+@app.command()
+def park(runtime_dir: RuntimeOption = None) -> None:
+    """Move slowly to the park pose, and hold there."""
+    _command("park", runtime_dir)
+
+
+@app.command()
+def estop(runtime_dir: RuntimeOption = None) -> None:
+    """Torque off at once, from any mode. The arm falls. Latched until `robotd clear`."""
+    _command("estop", runtime_dir)
+
+
+@app.command()
+def clear(runtime_dir: RuntimeOption = None) -> None:
+    """Clear a fault whose cause is gone. The arm is disarmed afterwards."""
+    _command("clear", runtime_dir)
+
+
+@policy_app.callback(invoke_without_command=True)
+def policy(
+    context: typer.Context,
+    runtime_dir: RuntimeOption = None,
+    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the worker.")] = 10.0,
+) -> None:
+    """Let the policy move the arm: waits until its worker is ready, then starts it."""
+    if context.invoked_subcommand is not None:
+        return
+    from robotd.episodes import start_policy
+
+    report = start_policy(_runtime(runtime_dir), wait_s)
+    print(f"policy: done; mode {report.mode.name}")
+
+
+if __name__ == "__main__":
+    main()
