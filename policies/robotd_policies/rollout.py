@@ -1,0 +1,189 @@
+"""Episodes in one process with the timing of the whole stack, and far faster than real time.
+
+Ticks of 5 ms as in the control loop; targets of a 30 Hz chunk linearly interpolated between its steps,
+limited in velocity, quantised to encoder counts by the `World`; pictures that are up to 40 ms old when the
+joint state is read, as a 30 Hz camera's are; a chunk that arrives 10-20 ms after its observation.
+Actions of a chunk are aligned in time: `actions[i]` is the target at `t_observation + i * period`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from robotd_policies.samples import Sample
+from robotd_policies.world import World
+
+Floats = npt.NDArray[np.float32]
+
+HORIZON = 16  # steps in a chunk
+EXECUTION_HORIZON = 12  # steps run before the next chunk is asked for
+PERIOD_TICKS = 20 / 3  # 30 Hz in ticks of 5 ms
+TICK_S = 0.005
+PERIOD_S = PERIOD_TICKS * TICK_S
+VELOCITY_LIMIT = np.array([150.0] * 5 + [200.0])  # units/s, as in the shipped configurations
+IMAGE_AGE_TICKS = (1, 8)  # a picture's age when it is used: 5..40 ms (30 Hz camera, rendering)
+LATENCY_TICKS = (2, 4)  # observation to chunk: 10..20 ms
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy sees: pictures by camera, and `[12]` measured positions + applied targets."""
+
+    images: dict[str, npt.NDArray[np.uint8]]
+    state: Floats
+
+
+Behaviour = Callable[[Observation], Floats | None]  # chunk [HORIZON, 6]; None: run the label
+
+
+@dataclass
+class Plan:
+    """How one episode is run and what is kept of it."""
+
+    seconds: float = 12.0
+    execution_horizon: tuple[int, int] = (EXECUTION_HORIZON, EXECUTION_HORIZON)
+    label_every: int | None = None  # steps between labelled samples; None: no labels
+    noise: "Noise | None" = None
+    settle_s: float = 0.4  # go on after success for so long
+
+
+@dataclass
+class Noise:
+    """Bursts of constant velocity added to the targets, so that recoveries are seen.
+
+    In continuous noise the expert's phases would never switch; between bursts it can act.
+    """
+
+    per_second: float = 0.35
+    seconds: tuple[float, float] = (0.15, 0.5)
+    speed: float = 45.0  # units/s, standard deviation per joint
+    joints: tuple[float, ...] = (0.7, 1.0, 1.0, 0.8, 0.7, 0.5)
+
+
+@dataclass
+class Outcome:
+    """One episode's result."""
+
+    seed: int
+    success: bool
+    seconds: float
+    samples: list[Sample] = field(default_factory=list)
+
+
+@dataclass
+class _Chunk:
+    at_tick: float  # the observation's
+    actions: Floats
+
+    def target(self, tick: float) -> Floats:
+        step = min(max((tick - self.at_tick) / PERIOD_TICKS, 0.0), len(self.actions) - 1.0)
+        low = min(int(step), len(self.actions) - 2)
+        part = step - low
+        return (1.0 - part) * self.actions[low] + part * self.actions[low + 1]
+
+
+class Episode:
+    """One episode of a world under a behaviour."""
+
+    def __init__(
+        self,
+        world: World,
+        behaviour: Behaviour,
+        seed: int,
+        plan: Plan,
+        rng: np.random.Generator,
+    ) -> None:
+        self._world = world
+        self._behaviour = behaviour
+        self._plan = plan
+        self._rng = rng
+        world.reset(seed)
+        self._applied = world.position().astype(np.float64)
+        self._trail = [self._applied] * (round(PERIOD_TICKS) + 1)  # the last period's targets
+        self._offset = np.zeros(6)
+        self._burst = (0, np.zeros(6))  # ticks left, units per tick
+        self._chunk: _Chunk | None = None
+        self._incoming: tuple[int, _Chunk] | None = None
+        self._images: dict[str, npt.NDArray[np.uint8]] = {}
+        self._next_plan = 0.0  # tick from which the next observation asks for a chunk
+        self.outcome = Outcome(seed, False, 0.0)
+
+    def run(self) -> Outcome:
+        """Run to success (and a little on) or to the time limit."""
+        last = round(self._plan.seconds / TICK_S)
+        observe, capture = self._schedule(10.0)
+        tick = 0
+        while tick < last:
+            for camera, when in capture.items():
+                if tick == when:
+                    self._images[camera] = self._world.image(camera)
+            if tick == observe:
+                observe, capture = self._observe(tick)
+            self._tick(tick)
+            tick += 1
+            if tick % 10 == 0 and not self.outcome.success and self._world.success():
+                self.outcome.success = True
+                self.outcome.seconds = tick * TICK_S
+                last = min(last, tick + round(self._plan.settle_s / TICK_S))
+        return self.outcome
+
+    def _schedule(self, tick: float) -> tuple[int, dict[str, int]]:
+        """The next observation's tick and those of its pictures."""
+        observe = round(tick) + int(self._rng.integers(0, 3))
+        ages = self._rng.integers(*IMAGE_AGE_TICKS, size=8, endpoint=True)
+        cameras = self._world.cameras
+        return observe, {c: observe - int(a) for c, a in zip(cameras, ages, strict=False)}
+
+    def _observe(self, tick: int) -> tuple[int, dict[str, int]]:
+        state = np.concatenate((self._world.position(), self._applied)).astype(np.float32)
+        observation = Observation(dict(self._images), state)
+        label = None
+        if self._plan.label_every is not None:
+            label = self._expert()
+            self.outcome.samples.append(
+                Sample(observation.images, state, label, self._world.pose(), self.outcome.seed)
+            )
+        if tick >= self._next_plan:
+            actions = self._behaviour(observation)
+            if actions is None:
+                actions = label if label is not None else self._expert()
+            latency = int(self._rng.integers(*LATENCY_TICKS, endpoint=True))
+            self._incoming = (tick + latency, _Chunk(tick, actions))
+            steps = int(self._rng.integers(*self._plan.execution_horizon, endpoint=True))
+            self._next_plan = tick + steps * PERIOD_TICKS - 3
+        every = self._plan.label_every
+        due = tick + every * PERIOD_TICKS if every is not None else self._next_plan + 3
+        return self._schedule(due)
+
+    def _expert(self) -> Floats:
+        speed = (self._trail[-1] - self._trail[0]) / ((len(self._trail) - 1) * TICK_S)
+        return self._world.expert_chunk(self._applied, speed, HORIZON, PERIOD_S)
+
+    def _tick(self, tick: int) -> None:
+        if self._incoming is not None and tick >= self._incoming[0]:
+            self._chunk, self._incoming = self._incoming[1], None
+            self._offset[:] = 0.0
+        wanted = self._applied if self._chunk is None else self._chunk.target(tick)
+        wanted = wanted + self._disturbance()
+        step = VELOCITY_LIMIT * TICK_S
+        self._applied = self._applied + np.clip(wanted - self._applied, -step, step)
+        self._applied = np.clip(self._applied, self._world.low, self._world.high)
+        self._trail = [*self._trail[1:], self._applied]
+        self._world.drive(self._applied)
+        self._world.advance(TICK_S)
+
+    def _disturbance(self) -> npt.NDArray[np.float64]:
+        noise = self._plan.noise
+        if noise is None:
+            return self._offset
+        left, velocity = self._burst
+        if left == 0 and self._rng.random() < noise.per_second * TICK_S:
+            left = round(self._rng.uniform(*noise.seconds) / TICK_S)
+            velocity = self._rng.normal(size=6) * noise.speed * np.asarray(noise.joints) * TICK_S
+        if left > 0:
+            left -= 1
+            self._offset = self._offset + velocity
+        self._burst = (left, velocity)
+        return self._offset

@@ -1,0 +1,297 @@
+"""Training: behaviour cloning on labelled samples, then DAgger rounds, on one CPU thread.
+
+One cosine schedule over all steps; at evenly spaced steps the current policy is rolled out and the states
+it visits, labelled by the expert, join the samples. What runs and is exported is the moving average of
+the weights. Everything follows from the seed; a checkpoint holds all that is needed to go on.
+"""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from robotd_policies import collect
+from robotd_policies.model import NetConfig, PolicyNet
+from robotd_policies.policy import Normaliser, TorchPolicy
+from robotd_policies.provenance import provenance
+from robotd_policies.rollout import HORIZON
+from robotd_policies.samples import Samples
+from robotd_policies.tokenizers import SCHEMES, ChunkLayout, Tokenizer
+from robotd_policies.tokenizers import load as load_tokenizer
+from robotd_policies.world import World
+
+CHECKPOINT = "checkpoint.pt"
+TOKENIZER = "tokenizer.json"
+LOG = "log.jsonl"
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run depends on, beside its samples."""
+
+    arm: str
+    task: str = "lift"
+    seed: int = 0
+    steps: int = 4000
+    batch: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warm_up: int = 100
+    scheme: str = "dct_bins"
+    bins: int = 256
+    coefficients: int = 5
+    smoothing_bins: float = 1.5
+    pose_weight: float = 0.5
+    average: float = 0.998
+    dagger_rounds: int = 4
+    dagger_episodes: int = 60
+    dagger_from: float = 0.3  # share of the steps before the first round
+    dagger_until: float = 0.8  # the last round is at this share
+
+
+class Trainer:
+    """One run in one folder: `checkpoint.pt`, `tokenizer.json`, `log.jsonl`, `dagger_<round>/`."""
+
+    def __init__(self, folder: Path, config: TrainConfig, demos: list[Path]) -> None:
+        torch.manual_seed(config.seed)
+        self.folder = folder
+        self.config = config
+        self.demos = demos
+        self.step = 0
+        self.round = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, Any]] = []
+        self.commands: list[dict[str, Any]] = [provenance()]
+        self._rng = np.random.default_rng(config.seed)
+        self.samples = Samples(demos)
+        self._check_samples()
+        folder.mkdir(parents=True, exist_ok=True)
+        layout = ChunkLayout.arm(HORIZON)
+        self.tokenizer: Tokenizer = SCHEMES[config.scheme].fit(
+            self.samples.actions,
+            self.samples.state[:, layout.joints :],
+            layout,
+            bins=config.bins,
+            coefficients=config.coefficients,
+        )
+        self.normaliser = Normaliser.fit(self.samples)
+        about = self.samples.about[0]
+        self.net = PolicyNet(
+            NetConfig(
+                cameras=tuple(about["cameras"]),
+                image_size=about["size"],
+                state_size=self.samples.state.shape[1],
+                tokens=self.tokenizer.count,
+                vocabulary=self.tokenizer.vocabulary,
+                pose=self.samples.pose.shape[1],
+            )
+        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._prepare()
+
+    def _check_samples(self) -> None:
+        for about, folder in zip(self.samples.about, self.demos, strict=True):
+            if (about["arm"], about["task"]) != (self.config.arm, self.config.task):
+                raise ValueError(
+                    f"{folder} holds samples of {about['arm']} {about['task']}, "
+                    f"not of {self.config.arm} {self.config.task}"
+                )
+
+    def _prepare(self) -> None:
+        self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self._optimizer = torch.optim.AdamW(
+            self.net.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        bins = torch.arange(self.tokenizer.vocabulary)
+        sigma = max(self.config.smoothing_bins, 1e-3)
+        distance = (bins[:, None] - bins[None, :]).float() / sigma
+        self._smooth = torch.softmax(-0.5 * distance.square(), 1)  # row: target of that bin
+        self._index()
+
+    def _index(self) -> None:
+        """Tokens of all samples, and which of them are trained on (one episode in 20 is not)."""
+        joints = self.tokenizer.layout.joints
+        self._tokens = self.tokenizer.encode(self.samples.actions, self.samples.state[:, joints:])
+        held = self.samples.episode % 20 == 19
+        self._train_rows = np.flatnonzero(~held) if held.any() else np.arange(len(held))
+        self._held_rows = np.flatnonzero(held) if held.any() else np.arange(len(held))
+
+    # -- one step
+
+    def rate(self) -> float:
+        """Learning rate of the current step: warm-up, then half a cosine down to 1 %."""
+        warm = min(1.0, (self.step + 1) / self.config.warm_up)
+        part = min(1.0, self.step / self.config.steps)
+        return self.config.learning_rate * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * part)) / 2)
+
+    def train_step(self) -> tuple[float, float]:
+        """One batch; loss and share of tokens within two bins of the expert's."""
+        rows = self._rng.choice(self._train_rows, self.config.batch)
+        images = [self._augment(image) for image in self._images(rows)]
+        state = self.normaliser.state(torch.from_numpy(self.samples.state[rows]))
+        pose = self.normaliser.pose(torch.from_numpy(self.samples.pose[rows]))
+        target = torch.from_numpy(self._tokens[rows])
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.rate()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, guessed = self.net(images, state)
+        log_p = logits.float().log_softmax(-1)
+        loss = -(self._smooth[target] * log_p).sum(-1).mean()
+        total = loss + self.config.pose_weight * (guessed.float() - pose).square().mean()
+        self._optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self._optimizer.step()
+        self._update_average()
+        self.step += 1
+        near = (logits.argmax(-1) - target).abs() <= 2
+        return float(loss), float(near.float().mean())
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        keep = min(self.config.average, (1 + self.step) / (10 + self.step))
+        slow, fast = list(self.average.parameters()), list(self.net.parameters())
+        torch._foreach_lerp_(slow, fast, 1.0 - keep)
+
+    def _images(self, rows: npt.NDArray[np.int64]) -> list[Tensor]:
+        cameras = self.net.config.cameras
+        return [torch.from_numpy(self.samples.images(camera, rows)) for camera in cameras]
+
+    def _augment(self, images: Tensor) -> Tensor:
+        """Normalised images `[B, 3, S, S]`: brightness and colour, one-pixel shifts, noise."""
+        x = self.normaliser.image(images)
+        shape = (len(x), 1, 1, 1)
+        gain = torch.from_numpy(self._rng.uniform(0.85, 1.15, shape).astype(np.float32))
+        tint = torch.from_numpy(self._rng.uniform(-0.06, 0.06, (len(x), 3, 1, 1)).astype("f4"))
+        noise = torch.randn_like(x) * float(self._rng.uniform(0.0, 0.04))
+        x = (x + 1.0) * gain - 1.0 + tint + noise
+        if self._rng.random() < 0.3:
+            down, right = self._rng.integers(-1, 2, 2)
+            x = torch.roll(x, (int(down), int(right)), (2, 3))
+        return x.contiguous(memory_format=torch.channels_last)
+
+    # -- a whole run
+
+    def run(self, world: World, report: Report, minutes: float | None = None) -> bool:
+        """Train to the last step; False when the time limit came first (resume goes on)."""
+        began = time.monotonic()
+        losses: list[tuple[float, float]] = []
+        while self.step < self.config.steps:
+            if self.round < self.config.dagger_rounds and self.step >= self._round_at():
+                self._dagger(world, report)
+            losses.append(self.train_step())
+            if self.step % 50 == 0 or self.step == self.config.steps:
+                loss, near = np.mean(losses, 0)
+                losses.clear()
+                report({"step": self.step, "loss": float(loss), "near": float(near)})
+            if self.step % 500 == 0:
+                self.save()
+            if minutes is not None and time.monotonic() - began > 60 * minutes:
+                break
+        self.seconds += time.monotonic() - began
+        self.save()
+        return self.step >= self.config.steps
+
+    def _round_at(self) -> int:
+        first, last = self.config.dagger_from, self.config.dagger_until
+        part = self.round / max(1, self.config.dagger_rounds - 1)
+        return round(self.config.steps * (first + (last - first) * part))
+
+    def _dagger(self, world: World, report: Report) -> None:
+        """Roll the policy out on new scenes and add what it saw; early rounds get more help."""
+        start = collect.DAGGER_SEEDS + self.round * self.config.dagger_episodes
+        share = 0.4 * 0.5**self.round
+        behaviour = collect.mixed(self.policy().act, share, np.random.default_rng(start))
+        folder = self.folder / f"dagger_{self.round}"
+        result = collect.collect(
+            world,
+            behaviour,
+            folder,
+            range(start, start + self.config.dagger_episodes),
+            collect.dagger_plan(),
+            self.config.seed,
+        )
+        self.round += 1
+        self._load_samples()
+        self.history.append({"round": self.round, "step": self.step, **result.as_json()})
+        report(self.history[-1])
+
+    def _load_samples(self) -> None:
+        folders = [self.folder / f"dagger_{number}" for number in range(self.round)]
+        self.samples = Samples([*self.demos, *folders])
+        self._index()
+
+    def policy(self) -> TorchPolicy:
+        """The averaged weights as a behaviour."""
+        return TorchPolicy(self.average, self.normaliser, self.tokenizer)
+
+    @torch.no_grad()
+    def held_out(self, limit: int = 512) -> dict[str, float]:
+        """Token accuracy (exact, within two bins) and action error (units) on held-out episodes."""
+        rows = self._held_rows[np.linspace(0, len(self._held_rows) - 1, limit).astype(int)]
+        images = [self.normaliser.image(image) for image in self._images(rows)]
+        state = self.normaliser.state(torch.from_numpy(self.samples.state[rows]))
+        logits, _ = self.average(images, state)
+        distance = (logits.argmax(-1) - torch.from_numpy(self._tokens[rows])).abs()
+        return {
+            "token_accuracy": float((distance == 0).float().mean()),
+            "tokens_within_2": float((distance <= 2).float().mean()),
+            "mean_bins_off": float(distance.float().mean()),
+        }
+
+    # -- checkpoints
+
+    def save(self) -> None:
+        """Write the checkpoint and the tokenizer; the old checkpoint stays until this is done."""
+        self.tokenizer.save(self.folder / TOKENIZER)
+        state = {
+            "config": asdict(self.config),
+            "net_config": self.net.config.as_json(),
+            "demos": [str(folder) for folder in self.demos],
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "normaliser": self.normaliser.as_json(),
+            "rng": json.dumps(self._rng.bit_generator.state),
+            "torch_rng": torch.get_rng_state(),
+            "step": self.step,
+            "round": self.round,
+            "seconds": self.seconds,
+            "history": self.history,
+            "commands": self.commands,
+            "samples": self.samples.about,
+        }
+        partial = self.folder / f"{CHECKPOINT}.partial"
+        torch.save(state, partial)
+        partial.replace(self.folder / CHECKPOINT)
+
+    @classmethod
+    def resume(cls, folder: Path) -> "Trainer":
+        """Continue a run exactly where its checkpoint was written."""
+        state = torch.load(folder / CHECKPOINT, weights_only=True)
+        trainer = cls(
+            folder, TrainConfig(**state["config"]), [Path(demo) for demo in state["demos"]]
+        )
+        trainer.tokenizer = load_tokenizer(folder / TOKENIZER)
+        trainer.normaliser = Normaliser.from_json(state["normaliser"])
+        trainer.net.load_state_dict(state["net"])
+        trainer._prepare()
+        trainer.average.load_state_dict(state["average"])
+        trainer._optimizer.load_state_dict(state["optimizer"])
+        trainer._rng.bit_generator.state = json.loads(state["rng"])
+        torch.set_rng_state(state["torch_rng"])
+        trainer.step, trainer.round = state["step"], state["round"]
+        trainer.seconds, trainer.history = state["seconds"], state["history"]
+        trainer.commands = [*state["commands"], provenance()]
+        trainer._load_samples()
+        return trainer
