@@ -141,16 +141,31 @@ class Physics:
         return tuple(float(self.data.qvel[at]) for at in self._dof)
 
     def place(self, joints_rad: Sequence[float]) -> None:
-        """Start anew: arm at rest in this pose, unpowered, everything else as the model has it."""
+        """Start anew: arm at rest in this pose, everything else as the model has it.
+
+        The motors' drives stay as they are, for no servo has been told anything.
+        """
         mujoco.mj_resetData(self.model, self.data)
         for at, angle in zip(self._qpos, joints_rad, strict=True):
             self.data.qpos[at] = angle
-        self._drives = [Drive() for _ in self._drives]
         self._setpoints = [float(angle) for angle in joints_rad]
         self.hand(None)
         for joint in range(len(self._drives)):
             self._apply(joint)
         mujoco.mj_forward(self.model, self.data)
+
+    def command(self, targets_norm: Sequence[float]) -> None:
+        """Power all joints as a configured arm does and send them to normalised targets.
+
+        This is what a goal over the bus comes to, without the bus.
+        """
+        for joint, mount in enumerate(self.arm.mounts):
+            goal = self.units.rad(joint, targets_norm[joint])
+            self.drive(joint, Drive(True, goal, mount.stiffness, mount.torque_limit))
+
+    def measured_norm(self) -> tuple[float, ...]:
+        """Joint positions in normalised units."""
+        return self.units.all_norm(self.positions())
 
     def set_cube(self, x_m: float, y_m: float, yaw_rad: float, z_m: float = 0.0125) -> None:
         """Put the cube's centre there, upright and at rest."""

@@ -1,0 +1,178 @@
+"""A scripted expert that sees the true state: demonstrations, labels for any state, a baseline.
+
+What it wants depends only on the state (arm, cube, contacts), so it can take over anywhere; what it
+remembers is the last targets and their speed, so that its targets are smooth. Speeds and
+accelerations stay far inside the safety limiter's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robotd.sim.arms import GRIPPER
+from robotd.sim.kinematics import Kinematics
+from robotd.sim.physics import Physics
+
+BODY_SPEED = 110.0  # normalised units/s
+GRIPPER_SPEED = 170.0
+BODY_ACCELERATION = 600.0  # units/s^2
+GRIPPER_ACCELERATION = 1200.0
+SPEEDS = np.array([BODY_SPEED] * 5 + [GRIPPER_SPEED])
+ACCELERATIONS = np.array([BODY_ACCELERATION] * 5 + [GRIPPER_ACCELERATION])
+LOWEST = np.array([-98.0] * 5 + [2.0])
+HIGHEST = np.array([98.0] * 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Grip:
+    """How one arm's gripper is used on the cube."""
+
+    open_norm: float
+    clearance_m: float  # sideways while open, so that the fixed finger passes beside the cube
+    grasp_height_m: float
+
+
+GRIPS = {"so101": Grip(45.0, 0.007, 0.014), "koch": Grip(58.0, 0.006, 0.014)}
+SHUT_NORM = 2.0
+HOVER_M = 0.055
+LIFT_TO_M = 0.095
+FUNNEL_M = 0.004  # sideways error within which the gripper goes down all the way
+FUNNEL_WIDTH_M = 0.025  # sideways error beyond that at which it stays up
+INSIDE_M = 0.010  # the cube is between the fingers
+
+
+class Expert:
+    """Targets for the task of a `Physics`, step by step."""
+
+    def __init__(self, physics: Physics) -> None:
+        self.physics = physics
+        self._arm = Kinematics(physics)
+        self._grip = GRIPS[physics.arm.model]
+        self._targets = np.zeros(6)
+        self._speed = np.zeros(6)
+        self._shadow: Physics | None = None
+        if physics.scene == "lift":
+            self._fingers = self._finger_geoms()
+            self._cube = int(physics.model.geom("cube").id)
+        self.start()
+
+    def start(
+        self, targets_norm: Sequence[float] | None = None, speed_norm: Sequence[float] | None = None
+    ) -> None:
+        """Take over from these last targets (the measured positions unless given), at a speed."""
+        given = targets_norm if targets_norm is not None else self.physics.measured_norm()
+        self._targets = np.array(given, dtype=np.float64)
+        self._speed = (
+            np.array(speed_norm, dtype=np.float64) if speed_norm is not None else np.zeros(6)
+        )
+
+    def act(self, dt_s: float) -> tuple[float, ...]:
+        """The next six normalised targets, one step of `dt_s` after the last."""
+        goal = np.clip(self._goal(), LOWEST, HIGHEST)
+        away = goal - self._targets
+        # All joints arrive together: the slowest sets the pace, which falls as the goal nears.
+        longest = float(np.max(np.abs(away) / SPEEDS))
+        speed = np.zeros(6)
+        if longest > 1e-9:
+            brake_s = float(np.min(SPEEDS / ACCELERATIONS))
+            pace = min(1.0, math.sqrt(longest / brake_s), longest / dt_s)
+            speed = away / longest * pace
+        # The gripper goes at its own pace.
+        lead = abs(away[GRIPPER])
+        top = min(GRIPPER_SPEED, math.sqrt(GRIPPER_ACCELERATION * lead), lead / dt_s)
+        speed[GRIPPER] = math.copysign(top, away[GRIPPER])
+        change = ACCELERATIONS * dt_s
+        self._speed = self._speed + np.clip(speed - self._speed, -change, change)
+        self._targets = self._targets + self._speed * dt_s
+        return tuple(float(value) for value in self._targets)
+
+    def plan(self, steps: int, dt_s: float) -> list[tuple[float, ...]]:
+        """The next `steps` targets, played ahead on a copy; neither physics nor expert moves on."""
+        physics = self.physics
+        if self._shadow is None:
+            self._shadow = Physics(physics.arm.model, physics.scene, physics.arm.role)
+        self._shadow.restore(physics.state())
+        ahead = Expert(self._shadow)
+        ahead.start(tuple(self._targets), tuple(self._speed))
+        planned = []
+        end_s = 0.0
+        done = 0
+        for _ in range(steps):
+            planned.append(ahead.act(dt_s))
+            self._shadow.command(planned[-1])
+            end_s += dt_s
+            while done * 0.002 < end_s - 1e-9:
+                self._shadow.step()
+                done += 1
+        return planned
+
+    # -- what it wants
+
+    def _goal(self) -> NDArray[np.float64]:
+        return self._lift_goal() if self.physics.scene == "lift" else self._reach_goal()
+
+    def _reach_goal(self) -> NDArray[np.float64]:
+        ball = np.array(self.physics.data.mocap_pos[0])
+        return self._joints(ball, None, 20.0)
+
+    def _lift_goal(self) -> NDArray[np.float64]:
+        data, grip = self.physics.data, self._grip
+        cube = np.array(data.geom_xpos[self._cube])
+        pinch = self._arm.pinch()
+        side = self._arm.facing(data.geom_xmat[self._cube].reshape(3, 3))
+        if self._holding(cube, pinch):
+            top = np.array([pinch[0], pinch[1], LIFT_TO_M + 0.01])
+            return self._joints(top, side, SHUT_NORM)
+        opened = self.physics.measured_norm()[GRIPPER]
+        wanted = cube.copy()
+        wanted[2] = max(grip.grasp_height_m, cube[2] + 0.0015)
+        away = pinch - wanted
+        across, along = self._arm.split(away, side)
+        # Between the fingers: close, and let go of the clearance.
+        low = away[2] < 0.010
+        if low and abs(along) < INSIDE_M and abs(across) < INSIDE_M + grip.clearance_m / 2:
+            return self._joints(wanted, side, SHUT_NORM)
+        # Otherwise come down beside it in a funnel: the lower, the better centred and opened.
+        beside = wanted + side * grip.clearance_m
+        error = math.hypot(pinch[0] - beside[0], pinch[1] - beside[1])
+        shut = max(0.0, grip.open_norm - 10.0 - opened) / 20.0
+        rise = min(1.0, max(0.0, error - FUNNEL_M) / FUNNEL_WIDTH_M + shut)
+        if error > 0.02 and away[2] < 0.5 * HOVER_M:  # low and outside: straight up first
+            beside[:2] = pinch[:2]
+            side = self._arm.jaw()
+        beside[2] += rise * HOVER_M
+        return self._joints(beside, side, grip.open_norm)
+
+    def _joints(
+        self, place: NDArray[np.float64], side: NDArray[np.float64] | None, gripper: float
+    ) -> NDArray[np.float64]:
+        rad = self._arm.solve(place, side)
+        sagging = rad + self._arm.sag()
+        body = [self.physics.units.norm(joint, float(sagging[joint])) for joint in range(5)]
+        return np.array([*body, gripper])
+
+    def _holding(self, cube: NDArray[np.float64], pinch: NDArray[np.float64]) -> bool:
+        """Both fingers press on the cube, and the gripper pushes."""
+        if float(np.linalg.norm(cube - pinch)) > 0.03:
+            return False
+        touching = set()
+        data = self.physics.data
+        for pair in data.contact.geom[: data.ncon]:
+            if self._cube in pair:
+                touching.add(self._fingers.get(int(pair[0] if pair[1] == self._cube else pair[1])))
+        pressing = abs(self.physics.sense(GRIPPER).torque) > 0.12
+        return pressing and {"fixed", "moving"} <= touching
+
+    def _finger_geoms(self) -> dict[int, str]:
+        model = self.physics.model
+        found = {}
+        for geom in range(model.ngeom):
+            name = model.geom(geom).name
+            if name.startswith(("fixed", "moving")):
+                found[geom] = name.split("_")[0]
+        return found
