@@ -6,6 +6,7 @@ two graphs; the manifest says what goes in, what comes out, and what it was made
 """
 
 import hashlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,10 @@ from robotd.errors import BundleError
 MANIFEST = "bundle.json"
 POLICY = "policy.onnx"
 DETOKENIZER = "detokenizer.onnx"
+GRIPPER = "gripper"
+BODY_RANGE = (-100.0, 100.0)
+MAX_MANIFEST = 1 << 20  # bytes
+MAX_GRAPH = 2 << 30  # bytes; the limit of a self-contained ONNX file
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=64)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -104,10 +109,29 @@ class Manifest(_Strict):
         """Time between two steps of a chunk, nanoseconds."""
         return round(self.step_period_s * 1e9)
 
+    @property
+    def joint_ranges(self) -> tuple[tuple[float, float], ...]:
+        """Lowest and highest target of each joint, normalised units."""
+        return tuple(
+            self.gripper_range if joint.endswith(GRIPPER) else BODY_RANGE for joint in self.joints
+        )
+
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def parse_manifest(raw: bytes, path: Path) -> Manifest:
+    """The manifest in these bytes; BundleError, naming `path` and the key, when it is not valid."""
+    if len(raw) > MAX_MANIFEST:
+        raise BundleError(f"{path}: {len(raw)} bytes are too many for a manifest")
+    try:
+        return Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleError(f"{path}: {where}: {first['msg']}") from error
 
 
 class Bundle:
@@ -131,16 +155,60 @@ class Bundle:
             raise BundleError(
                 f"{path}: cannot be read ({error.strerror}); a bundle is a folder with {MANIFEST}"
             ) from error
+        bundle = cls(folder, parse_manifest(raw, path), hashlib.sha256(raw).hexdigest())
+        for name in bundle.manifest.files:
+            bundle.read(name)
+        return bundle
+
+    def read(self, name: str) -> bytes:
+        """Bytes of one listed file, checked against its hash: what is used is what was hashed."""
+        file = self.folder / name
         try:
-            manifest = Manifest.model_validate_json(raw)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "manifest"
-            raise BundleError(f"{path}: {where}: {first['msg']}") from error
-        for name, expected in manifest.files.items():
-            file = folder / name
-            if not file.is_file():
-                raise BundleError(f"{file}: is missing; the manifest lists it")
-            if sha256(file) != expected:
-                raise BundleError(f"{file}: does not match its hash in {MANIFEST}; fetch it again")
-        return cls(folder, manifest, hashlib.sha256(raw).hexdigest())
+            if file.stat().st_size > MAX_GRAPH:
+                raise BundleError(f"{file}: is larger than {MAX_GRAPH >> 30} GiB")
+            data = file.read_bytes()
+        except FileNotFoundError as error:
+            raise BundleError(f"{file}: is missing; the manifest lists it") from error
+        except OSError as error:
+            raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+        if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
+            raise BundleError(f"{file}: does not match its hash in {MANIFEST}; fetch it again")
+        return data
+
+    def require_fit(
+        self,
+        arm: str | None = None,
+        joints: Sequence[str] | None = None,
+        gripper_range: tuple[float, float] | None = None,
+        cameras: Collection[str] | None = None,
+    ) -> None:
+        """BundleError when the bundle was made for something else than what is configured.
+
+        `joints` are the arm's joint names in order; `cameras` the names of those configured.
+        """
+        manifest, label = self.manifest, f"{self.folder}: bundle {self.manifest.name}"
+        if arm is not None and manifest.arm != arm:
+            raise BundleError(
+                f"{label} was made for arm {manifest.arm!r}, this arm is {arm!r}; "
+                f"choose a bundle made for {arm!r}"
+            )
+        if joints is not None and list(joints) != manifest.joints:
+            raise BundleError(
+                f"{label} moves joints {', '.join(manifest.joints)}; "
+                f"this arm has {', '.join(joints)}"
+            )
+        if gripper_range is not None and gripper_range != manifest.gripper_range:
+            raise BundleError(
+                f"{label} uses gripper range {_range(manifest.gripper_range)}, "
+                f"the arm is configured for {_range(gripper_range)}"
+            )
+        needed = [image.camera for image in manifest.images]
+        if cameras is not None and (missing := [n for n in needed if n not in cameras]):
+            raise BundleError(
+                f"{label} needs camera {', '.join(missing)}; "
+                f"configured: {', '.join(sorted(cameras)) or 'none'}"
+            )
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:g}..{ends[1]:g}"
