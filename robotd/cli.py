@@ -215,5 +215,99 @@ def policy(
     print(f"policy: done; mode {report.mode.name}")
 
 
+ArmOption = Annotated[str, typer.Option("--arm", help="so101 or koch.")]
+
+
+def _arm_model(name: str) -> str:
+    if name not in ("so101", "koch"):
+        raise ConfigError(f"--arm {name}: no such arm; allowed: so101, koch")
+    return name
+
+
+@app.command()
+def demo(
+    arm: ArmOption = "so101",
+    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="How many.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene.")] = 2_000_000,
+    view: Annotated[
+        str | None, typer.Option(help="FILE.png to keep up to date, or `window`.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """A policy lifts a cube with a simulated arm, from camera pictures; ends by itself.
+
+    Everything but the servos and the table is real. Example: [bold]robotd demo --arm koch -n 3[/]
+    """
+    from rich.console import Console
+
+    from robotd.demo import demo as run_demo
+    from robotd.demo import summary_table
+
+    console = Console(stderr=as_json)
+    model = _arm_model(arm)
+    console.print(f"robotd demo: a simulated {model} lifts a cube")
+    summary = run_demo(model, episodes, seed, view, console)
+    if as_json:
+        _print_json(summary)
+    else:
+        console.print(summary_table(summary))
+        if view not in (None, "window"):
+            console.print(f"pictures of the last episode: {view}")
+    raise typer.Exit(0 if summary["successes"] else 1)
+
+
+@app.command("eval")
+def evaluate(
+    arm: ArmOption = "so101",
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle folder; default: the shipped one.")
+    ] = None,
+    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="How many.")] = 50,
+    seed_start: Annotated[int, typer.Option(min=0, help="First seed.")] = 1_000_000,
+    baseline: Annotated[
+        str | None, typer.Option(help="expert, blind or blank-images in the policy's place.")
+    ] = None,
+    stepped: Annotated[
+        bool, typer.Option("--stepped", help="Virtual clock, one process, faster than real time.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Success rate over seeded episodes, with its 95 % interval.
+
+    Through the real daemon unless --stepped. Example: [bold]robotd eval --arm koch -n 200[/]
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from robotd.evaluate import BASELINES, shipped_bundle
+    from robotd.evaluate import evaluate as run_episodes
+
+    chosen = next((name for name in BASELINES if name == baseline), None)
+    if baseline is not None and chosen is None:
+        raise ConfigError(f"--baseline {baseline}: allowed: {', '.join(BASELINES)}")
+    model = _arm_model(arm)
+    folder = bundle or shipped_bundle(model)
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        row = progress.add_task(f"{model} {baseline or folder.name}", total=episodes)
+        report = run_episodes(
+            model, folder, episodes, seed_start, chosen, stepped, lambda _: progress.advance(row)
+        )
+    if as_json:
+        _print_json(report.full())
+        return
+    figures = report.summary()
+    low, high = figures["interval95"]
+    print(
+        f"{model} {figures['subject']} ({figures['clock']} clock): "
+        f"{figures['successes']} of {figures['episodes']} = {figures['rate']:.1%}, "
+        f"95 % interval {low:.1%} to {high:.1%}; "
+        f"median {figures['seconds_to_success_median']} s to success"
+    )
+    for note, count in figures["failures"].items():
+        print(f"  {count} x {note}")
+
+
 if __name__ == "__main__":
     main()
