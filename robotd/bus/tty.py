@@ -63,7 +63,7 @@ def make_raw(fd: int, name: str, baud: int | None = None) -> None:
     """
     speed = speed_constant(baud) if baud else None
     try:
-        iflag, oflag, cflag, lflag, ispeed, ospeed, cc = termios.tcgetattr(fd)
+        _, _, cflag, _, ispeed, ospeed, cc = termios.tcgetattr(fd)
         cflag &= ~(termios.CSIZE | termios.PARENB | termios.CSTOPB | termios.CRTSCTS)
         cflag |= termios.CS8 | termios.CREAD | termios.CLOCAL
         cc[termios.VMIN], cc[termios.VTIME] = 1, 0
