@@ -7,6 +7,7 @@
     |   |-- PortError         the port: absent, busy, not permitted, unplugged
     |   |-- PacketError       bytes that are no valid packet
     |   `-- ServoError        one servo: silent, wrong model, refused an instruction
+    |-- CameraError           a camera that cannot be opened, or gives no usable picture
     |-- BundleError           a policy bundle that cannot be used
     |-- WireError             a message between observer and worker that breaks the protocol
     |-- ChunkError            action tokens or a chunk that must not move the arm (carries a reason)
@@ -45,6 +46,10 @@ class PacketError(BusError):
 
 class ServoError(BusError):
     """One servo is silent, of the wrong kind, or refused an instruction."""
+
+
+class CameraError(RobotdError):
+    """A camera cannot be opened, or what it gives is no picture."""
 
 
 class BundleError(RobotdError):
