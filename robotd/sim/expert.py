@@ -15,15 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robotd.sim.arms import GRIPPER
-from robotd.sim.kinematics import Kinematics
+from robotd.sim.kinematics import Kinematics, Vector
 from robotd.sim.physics import Physics
 
-BODY_SPEED = 110.0  # normalised units/s
+BODY_SPEED = 115.0  # normalised units/s
 GRIPPER_SPEED = 170.0
-BODY_ACCELERATION = 600.0  # units/s^2
+BODY_ACCELERATION = 1000.0  # units/s^2
 GRIPPER_ACCELERATION = 1200.0
 SPEEDS = np.array([BODY_SPEED] * 5 + [GRIPPER_SPEED])
 ACCELERATIONS = np.array([BODY_ACCELERATION] * 5 + [GRIPPER_ACCELERATION])
+ROLL_SPEED = 100.0
+ROLL_ACCELERATION = 400.0
+PATH_SPEED_M_S = 0.28  # of the pinch point
+PATH_ACCELERATION_M_S2 = 1.2
+PITCH_SPEED_RAD_S = 1.2
+PITCH_GAIN_1_S = 5.0
 LOWEST = np.array([-98.0] * 5 + [2.0])
 HIGHEST = np.array([98.0] * 6)
 
@@ -37,12 +43,12 @@ class Grip:
     grasp_height_m: float
 
 
-GRIPS = {"so101": Grip(45.0, 0.007, 0.014), "koch": Grip(58.0, 0.006, 0.014)}
+GRIPS = {"so101": Grip(45.0, 0.009, 0.014), "koch": Grip(58.0, 0.007, 0.014)}
 SHUT_NORM = 2.0
 HOVER_M = 0.055
 LIFT_TO_M = 0.095
-FUNNEL_M = 0.004  # sideways error within which the gripper goes down all the way
-FUNNEL_WIDTH_M = 0.025  # sideways error beyond that at which it stays up
+FUNNEL_M = 0.003  # sideways error within which the gripper goes down all the way
+FUNNEL_WIDTH_M = 0.010  # sideways error beyond that at which it stays up
 INSIDE_M = 0.010  # the cube is between the fingers
 
 
@@ -73,23 +79,48 @@ class Expert:
 
     def act(self, dt_s: float) -> tuple[float, ...]:
         """The next six normalised targets, one step of `dt_s` after the last."""
-        goal = np.clip(self._goal(), LOWEST, HIGHEST)
-        away = goal - self._targets
-        # All joints arrive together: the slowest sets the pace, which falls as the goal nears.
-        longest = float(np.max(np.abs(away) / SPEEDS))
-        speed = np.zeros(6)
-        if longest > 1e-9:
-            brake_s = float(np.min(SPEEDS / ACCELERATIONS))
-            pace = min(1.0, math.sqrt(longest / brake_s), longest / dt_s)
-            speed = away / longest * pace
-        # The gripper goes at its own pace.
-        lead = abs(away[GRIPPER])
-        top = min(GRIPPER_SPEED, math.sqrt(GRIPPER_ACCELERATION * lead), lead / dt_s)
-        speed[GRIPPER] = math.copysign(top, away[GRIPPER])
+        place, side, gripper = self._wanted()
+        shut = _towards(gripper - self._targets[5], GRIPPER_SPEED, GRIPPER_ACCELERATION, dt_s)
+        goal = np.array([*self._next_body(place, side, dt_s), self._targets[5]])
+        speed = (goal - self._targets) / dt_s
+        speed /= max(1.0, float(np.max(np.abs(speed) / SPEEDS)))  # all slower: the path stays
+        speed[GRIPPER] = shut
         change = ACCELERATIONS * dt_s
-        self._speed = self._speed + np.clip(speed - self._speed, -change, change)
-        self._targets = self._targets + self._speed * dt_s
-        return tuple(float(value) for value in self._targets)
+        speed = self._speed + np.clip(speed - self._speed, -change, change)
+        moved = self._targets + speed * dt_s
+        # Stay inside, or come back inside.
+        low, high = np.minimum(LOWEST, self._targets), np.maximum(HIGHEST, self._targets)
+        moved = np.clip(moved, low, high)
+        self._speed = (moved - self._targets) / dt_s
+        self._targets = moved
+        return tuple(float(value) for value in moved)
+
+    def _next_body(self, place: Vector, side: Vector | None, dt_s: float) -> NDArray[np.float64]:
+        """Five targets one step along a straight line of the pinch point, with a smooth speed."""
+        arm, units = self._arm, self.physics.units
+        targets = np.array(units.all_rad(self._targets))[:5]
+        before = np.array(units.all_rad(self._targets - self._speed * dt_s))[:5]
+        sag = arm.sag(targets)
+        joints = targets - sag
+        start = arm.pinch_of(joints)
+        moving = (start - arm.pinch_of(before - sag)) / dt_s
+        away = place - start
+        distance = float(np.linalg.norm(away))
+        pace = _towards(distance, PATH_SPEED_M_S, PATH_ACCELERATION_M_S2, dt_s)
+        change = away * (pace / max(distance, 1e-9)) - moving
+        most = 1.5 * PATH_ACCELERATION_M_S2 * dt_s
+        moving = moving + change * min(1.0, most / max(1e-9, float(np.linalg.norm(change))))
+        point = start + moving * dt_s
+        pitch = arm.pitch_of(joints)
+        steepest = arm.steepest(point)
+        pitch += min(PITCH_SPEED_RAD_S, PITCH_GAIN_1_S * (steepest - pitch)) * dt_s
+        pitch = min(pitch, steepest)  # any steeper and the place is out of reach
+        if side is not None:  # the wrist turns at its own pace; the others make up for it
+            roll = units.norm(4, float(arm.solve(point, side, pitch, joints)[4] + sag[4]))
+            pace = _towards(roll - self._targets[4], ROLL_SPEED, ROLL_ACCELERATION, dt_s)
+            joints[4] = units.rad(4, float(self._targets[4] + pace * dt_s)) - sag[4]
+        goal = arm.solve(point, None, pitch, joints) + sag
+        return np.array([units.norm(joint, float(goal[joint])) for joint in range(5)])
 
     def plan(self, steps: int, dt_s: float) -> list[tuple[float, ...]]:
         """The next `steps` targets, played ahead on a copy; neither physics nor expert moves on."""
@@ -113,21 +144,21 @@ class Expert:
 
     # -- what it wants
 
-    def _goal(self) -> NDArray[np.float64]:
-        return self._lift_goal() if self.physics.scene == "lift" else self._reach_goal()
+    def _wanted(self) -> tuple[Vector, Vector | None, float]:
+        """Where the pinch point should be, the jaws' direction (None: as it is), the gripper."""
+        if self.physics.scene == "lift":
+            return self._wanted_for_lift()
+        return np.array(self.physics.data.mocap_pos[0]), None, 20.0
 
-    def _reach_goal(self) -> NDArray[np.float64]:
-        ball = np.array(self.physics.data.mocap_pos[0])
-        return self._joints(ball, None, 20.0)
-
-    def _lift_goal(self) -> NDArray[np.float64]:
+    def _wanted_for_lift(self) -> tuple[Vector, Vector | None, float]:
         data, grip = self.physics.data, self._grip
         cube = np.array(data.geom_xpos[self._cube])
         pinch = self._arm.pinch()
-        side = self._arm.facing(data.geom_xmat[self._cube].reshape(3, 3))
+        near = float(np.linalg.norm(cube - pinch)) < 0.03
+        side = self._arm.facing(data.geom_xmat[self._cube].reshape(3, 3), cube, near)
         if self._holding(cube, pinch):
             top = np.array([pinch[0], pinch[1], LIFT_TO_M + 0.01])
-            return self._joints(top, side, SHUT_NORM)
+            return top, side, SHUT_NORM
         opened = self.physics.measured_norm()[GRIPPER]
         wanted = cube.copy()
         wanted[2] = max(grip.grasp_height_m, cube[2] + 0.0015)
@@ -136,7 +167,7 @@ class Expert:
         # Between the fingers: close, and let go of the clearance.
         low = away[2] < 0.010
         if low and abs(along) < INSIDE_M and abs(across) < INSIDE_M + grip.clearance_m / 2:
-            return self._joints(wanted, side, SHUT_NORM)
+            return wanted, side, SHUT_NORM
         # Otherwise come down beside it in a funnel: the lower, the better centred and opened.
         beside = wanted + side * grip.clearance_m
         error = math.hypot(pinch[0] - beside[0], pinch[1] - beside[1])
@@ -146,15 +177,7 @@ class Expert:
             beside[:2] = pinch[:2]
             side = self._arm.jaw()
         beside[2] += rise * HOVER_M
-        return self._joints(beside, side, grip.open_norm)
-
-    def _joints(
-        self, place: NDArray[np.float64], side: NDArray[np.float64] | None, gripper: float
-    ) -> NDArray[np.float64]:
-        rad = self._arm.solve(place, side)
-        sagging = rad + self._arm.sag()
-        body = [self.physics.units.norm(joint, float(sagging[joint])) for joint in range(5)]
-        return np.array([*body, gripper])
+        return beside, side, grip.open_norm
 
     def _holding(self, cube: NDArray[np.float64], pinch: NDArray[np.float64]) -> bool:
         """Both fingers press on the cube, and the gripper pushes."""
@@ -176,3 +199,9 @@ class Expert:
             if name.startswith(("fixed", "moving")):
                 found[geom] = name.split("_")[0]
         return found
+
+
+def _towards(away: float, top: float, acceleration: float, dt_s: float) -> float:
+    """Speed towards a point `away`, such that it can be stopped at."""
+    size = abs(away)
+    return math.copysign(min(top, math.sqrt(1.6 * acceleration * size), size / dt_s), away)

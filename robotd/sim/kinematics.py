@@ -21,14 +21,14 @@ FLATTEST_RAD = math.radians(-20)
 STRETCH = 0.975  # of upper plus lower arm: the elbow is never quite straight
 ITERATIONS = 30
 TOLERANCE = 2e-4
-DAMPING = 1e-4
+DAMPING = 1e-5
 ANGLE_WEIGHT_M = 0.05  # metres that a radian counts
 # The gripper's closing direction, towards the fixed finger, in the gripper body's frame.
 JAW_AXIS = {"so101": np.array([-1.0, 0.0, 0.0]), "koch": np.array([0.0, 1.0, 0.0])}
 
 
 class Kinematics:
-    """Solves on its own copy of the joints, starting from where the arm is."""
+    """Kinematics of a `Physics`' arm; what is not measured is computed on a private copy."""
 
     def __init__(self, physics: Physics) -> None:
         self._physics = physics
@@ -38,6 +38,9 @@ class Kinematics:
         self._qpos = [int(self._model.joint(name).qposadr[0]) for name in self._names]
         self._dof = [int(self._model.joint(name).dofadr[0]) for name in self._names[:5]]
         self._site = int(self._model.site("pinch").id)
+        self._weight = np.zeros(self._model.nv)
+        mounts = physics.arm.mounts[:5]
+        self._gains = np.array([m.stiffness * m.motor.stiffness_nm_rad for m in mounts])
         self._gripper = int(self._model.body("gripper").id)
         self._jaw = JAW_AXIS[physics.arm.model]
         units = physics.units
@@ -49,7 +52,7 @@ class Kinematics:
         # Pitch (down positive) is the sum of lift, elbow and wrist in the register's sense.
         sense = np.array([mount.sign for mount in physics.arm.mounts[:5]], dtype=np.float64)
         self._pitch = sense * np.array([0.0, 1.0, 1.0, 1.0, 0.0])
-        self._bend = float(np.max((self._pitch[3] * np.array([self._low[3], self._high[3]]))))
+        self._bend = float(np.max(self._pitch[3] * np.array([self._low[3], self._high[3]])))
         self._measure()
 
     def _measure(self) -> None:
@@ -75,27 +78,27 @@ class Kinematics:
         flat = (frame @ self._jaw) * (1.0, 1.0, 0.0)
         return np.array(flat / max(1e-9, float(np.linalg.norm(flat))))
 
-    def facing(self, cube: Vector) -> Vector:
-        """The horizontal cube axis, of four, that the jaws' direction should take."""
-        flat = cube[:2, :]
-        best = int(np.argsort(np.linalg.norm(flat, axis=0))[1:][0])
-        axis = np.array([*flat[:, best], 0.0])
+    def facing(self, frame: Vector, place: Vector, near: bool) -> Vector:
+        """The horizontal axis, of a cube's four, along which the jaws should close.
+
+        From far it is the one nearest to the middle of the wrist's range with the gripper pointing
+        down there (so it is the same all the way), from near the one nearest to the jaws.
+        """
+        flat = frame[:2, :]
+        level = int(np.argmax(np.linalg.norm(flat, axis=0)))
+        axis = np.array([*flat[:, level], 0.0])
         axis /= np.linalg.norm(axis)
         turned = np.array([-axis[1], axis[0], 0.0])
-        candidates = [axis, turned, -axis, -turned]
-        return candidates[int(np.argmax([float(self._liking(side)) for side in candidates]))]
+        liked = self.jaw() if near else self._middle_jaw(place)
+        return max((axis, turned, -axis, -turned), key=lambda side: float(liked @ side))
 
-    def _liking(self, side: Vector) -> float:
-        """Prefer the direction of the jaws in the middle of the wrist's range."""
-        pinch = self.pinch()
-        radial = pinch[:2] - self._axis
-        radial /= max(1e-9, float(np.linalg.norm(radial)))
-        middle = self._middle_jaw(radial)
-        return float(middle @ side[:2] + 0.3 * (self.jaw()[:2] @ side[:2]))
-
-    def _middle_jaw(self, radial: Vector) -> Vector:
+    def _middle_jaw(self, place: Vector) -> Vector:
+        x, y = place[:2] - self._axis
+        away = max(1e-9, math.hypot(x, y))
         # Pointing down at wrist roll 0: SO-101 closes towards its base, Koch to its right.
-        return -radial if self._jaw[0] else np.array([radial[1], -radial[0]])
+        if self._jaw[0]:
+            return np.array([-x / away, -y / away, 0.0])
+        return np.array([y / away, -x / away, 0.0])
 
     def split(self, away: Vector, side: Vector) -> tuple[float, float]:
         """A horizontal offset across the jaws (along `side`) and along the fingers' width."""
@@ -103,16 +106,16 @@ class Kinematics:
         along = float(away[0] * -side[1] + away[1] * side[0])
         return across, along
 
-    def sag(self) -> Vector:
-        """How far five powered joints stay behind their goals under gravity, in rad."""
-        bias = self._physics.data.qfrc_bias
-        mounts = self._physics.arm.mounts
-        return np.array(
-            [
-                bias[self._dof[j]] / (mounts[j].stiffness * mounts[j].motor.stiffness_nm_rad)
-                for j in range(5)
-            ]
-        )
+    def sag(self, joints: Vector) -> Vector:
+        """How far five powered joints stay behind their goals under gravity there, in rad."""
+        self._pose(joints)
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_rne(self._model, self._data, 0, self._weight)
+        return self._weight[self._dof] / self._gains
+
+    def pitch_of(self, joints: Vector) -> float:
+        """How far the gripper points down, in rad."""
+        return float(self._pitch @ joints)
 
     def steepest(self, place: Vector) -> float:
         """The steepest pitch in rad (down positive) at which the arm reaches a place."""
@@ -137,21 +140,26 @@ class Kinematics:
         forearm = math.acos(max(-1.0, min(1.0, cosine))) - math.atan2(up, out)
         return pitch - forearm + self._fore_pitch < self._bend
 
-    def solve(self, place: Vector, side: Vector | None) -> Vector:
-        """Five joint angles in rad that bring the pinch point there, jaws along `side`.
+    def pinch_of(self, joints: Vector) -> Vector:
+        """Where the pinch point would be with these five joint angles."""
+        self._pose(joints)
+        return np.array(self._data.site_xpos[self._site])
 
-        Without `side` the wrist roll stays. A place out of reach gives the nearest found.
+    def _pose(self, joints: Vector) -> None:
+        self._data.qpos[self._qpos[:5]] = joints
+        mujoco.mj_kinematics(self._model, self._data)
+
+    def solve(self, place: Vector, side: Vector | None, pitch: float, start: Vector) -> Vector:
+        """Five joint angles in rad: the pinch point there, this pitch, jaws along `side`.
+
+        The search starts from the angles `start`. Without `side` the wrist roll stays. A place out
+        of reach gives the nearest found.
         """
-        physics, data = self._physics, self._data
-        data.qpos[:] = physics.data.qpos
-        joints = np.array([physics.data.qpos[at] for at in self._qpos[:5]])
-        pitch = self.steepest(place)
+        data, joints = self._data, start.copy()
         jacp, jacr = np.zeros((3, self._model.nv)), np.zeros((3, self._model.nv))
         matrix, error = np.zeros((5, 5)), np.zeros(5)
         for _ in range(ITERATIONS):
-            for at, angle in zip(self._qpos[:5], joints, strict=True):
-                data.qpos[at] = angle
-            mujoco.mj_kinematics(self._model, data)
+            self._pose(joints)
             mujoco.mj_comPos(self._model, data)
             mujoco.mj_jacSite(self._model, data, jacp, jacr, self._site)
             error[:3] = place - data.site_xpos[self._site]
@@ -165,7 +173,7 @@ class Kinematics:
                 self._align(side, jacr[:, self._dof], matrix, error)
             if float(np.max(np.abs(error))) < TOLERANCE:
                 break
-            square = matrix.T @ matrix + DAMPING**1 * np.eye(5) * 0.1
+            square = matrix.T @ matrix + DAMPING * np.eye(5)
             step = np.linalg.solve(square, matrix.T @ error)
             joints = np.clip(joints + np.clip(step, -0.4, 0.4), self._low, self._high)
         return joints
