@@ -1,8 +1,8 @@
 """Collecting samples: noisy demonstrations of the expert, and the policy's own mistakes (DAgger).
 
-Every sample is labelled the same way: the world is copied at the moment of the observation, and the expert
-is rolled forward over the chunk. So a label never holds the noise that led there, and the states a
-trained policy visits can be labelled as well as the expert's own (Ross et al. 2011).
+Every sample is labelled the same way: the world is copied at the moment of the observation, and the
+expert is rolled forward over the chunk. So a label never holds the noise that led there, and the
+states that a trained policy visits can be labelled like the expert's own (Ross et al. 2011).
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from robotd.sim.tasks import TIME_LIMIT_S
 from robotd_policies.provenance import provenance
 from robotd_policies.rollout import Behaviour, Episode, Noise, Observation, Outcome, Plan
 from robotd_policies.samples import SampleWriter
@@ -89,13 +90,13 @@ def episodes(
 
 def demonstration_plan() -> Plan:
     """The expert in bursts of noise, with chunks of every length that may be executed."""
-    return Plan(seconds=14.0, execution_horizon=(9, 12), label_every=3, noise=Noise())
+    return Plan(seconds=TIME_LIMIT_S + 2, execution_horizon=(9, 12), label_every=3, noise=Noise())
 
 
 def dagger_plan() -> Plan:
     """The policy as it will be run, now and then disturbed."""
     return Plan(
-        seconds=12.0,
+        seconds=TIME_LIMIT_S,
         execution_horizon=(9, 13),
         label_every=3,
         noise=Noise(per_second=0.1),
@@ -104,4 +105,4 @@ def dagger_plan() -> Plan:
 
 def validation_plan() -> Plan:
     """The policy as it will be run."""
-    return Plan(seconds=20.0)
+    return Plan(seconds=TIME_LIMIT_S)

@@ -1,9 +1,9 @@
 """Episodes in one process with the timing of the whole stack, and far faster than real time.
 
-Ticks of 5 ms as in the control loop; targets of a 30 Hz chunk linearly interpolated between its steps,
-limited in velocity, quantised to encoder counts by the `World`; pictures that are up to 40 ms old when the
-joint state is read, as a 30 Hz camera's are; a chunk that arrives 10-20 ms after its observation.
-Actions of a chunk are aligned in time: `actions[i]` is the target at `t_observation + i * period`.
+Ticks of 5 ms as in the control loop; targets of a 30 Hz chunk linearly interpolated between its
+steps, limited in velocity, rounded to encoder counts by the `World`; pictures up to 40 ms old when
+the joint state is read, as a 30 Hz camera's are; a chunk that arrives 10-20 ms after its
+observation. Chunks are aligned in time: `actions[i]` is the target at `t_observation + i * period`.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,8 @@ class Observation:
     state: Floats
 
 
-Behaviour = Callable[[Observation], Floats | None]  # chunk [HORIZON, 6]; None: run the label
+# The chunk [HORIZON, 6] to run; None: the expert's.
+Behaviour = Callable[[Observation], Floats | None]
 
 
 @dataclass

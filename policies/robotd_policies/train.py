@@ -1,8 +1,8 @@
 """Training: behaviour cloning on labelled samples, then DAgger rounds, on one CPU thread.
 
-One cosine schedule over all steps; at evenly spaced steps the current policy is rolled out and the states
-it visits, labelled by the expert, join the samples. What runs and is exported is the moving average of
-the weights. Everything follows from the seed; a checkpoint holds all that is needed to go on.
+One cosine schedule over all steps; at evenly spaced steps the current policy is rolled out and the
+states it visits, labelled by the expert, join the samples. What is rolled out and exported is the
+moving average of the weights. All follows from the seed; a checkpoint holds what it takes to go on.
 """
 
 import copy
@@ -56,7 +56,7 @@ class TrainConfig:
     average: float = 0.998
     dagger_rounds: int = 4
     dagger_episodes: int = 60
-    dagger_from: float = 0.3  # share of the steps before the first round
+    dagger_from: float = 0.15  # share of the steps before the first round
     dagger_until: float = 0.8  # the last round is at this share
 
 
@@ -155,7 +155,7 @@ class Trainer:
         self._update_average()
         self.step += 1
         near = (logits.argmax(-1) - target).abs() <= 2
-        return float(loss), float(near.float().mean())
+        return float(loss.detach()), float(near.float().mean())
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-
-from robotd.errors import ChunkError
 from robotd_policies.tokenizers import SCHEMES, ChunkLayout, DctBins, Tokenizer, UniformBins, load
 from robotd_policies.tokenizers.base import RANGE_TOLERANCE
 from robotd_policies.tokenizers.bins import dct_basis
+
+from robotd.errors import ChunkError
 
 LAYOUT = ChunkLayout.arm(16)
 VARIANTS = [
