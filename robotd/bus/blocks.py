@@ -48,9 +48,9 @@ SPECS = {
 class Blocks(Interface):
     """One block of one chain of servos."""
 
-    lengths: Sequence[int]  # data bytes of one servo, by variant
-    sizes: Sequence[int]  # bytes of a whole answer, by variant
-    requests: Sequence[bytes]  # packets that ask all servos, by variant
+    lengths: tuple[int, ...]  # data bytes of one servo, by variant
+    sizes: tuple[int, ...]  # bytes of a whole answer, by variant
+    requests: tuple[bytes, ...]  # packets that ask all servos, by variant
 
     def decode(self, data: bytes, variant: int) -> Rows | None:
         """All servos' rows when `data` is exactly the answer, None otherwise."""
