@@ -202,6 +202,9 @@ class Expert:
 
 
 def _towards(away: float, top: float, acceleration: float, dt_s: float) -> float:
-    """Speed towards a point `away`, such that it can be stopped at."""
+    """Speed towards a point `away` from which whole steps of braking end there, with a margin."""
     size = abs(away)
-    return math.copysign(min(top, math.sqrt(1.6 * acceleration * size), size / dt_s), away)
+    brake = 0.8 * acceleration
+    lost = brake * dt_s / 2
+    fastest = math.sqrt(lost * lost + 2 * brake * size) - lost
+    return math.copysign(min(top, fastest, size / dt_s), away)

@@ -45,7 +45,7 @@ class Kinematics:
         self._jaw = JAW_AXIS[physics.arm.model]
         units = physics.units
         self._low, self._high = (
-            np.array([units.rad(joint, edge) for joint in range(5)]) for edge in (-97.0, 97.0)
+            np.array([units.rad(joint, edge) for joint in range(5)]) for edge in (-96.0, 96.0)
         )
         flipped = self._low > self._high
         self._low[flipped], self._high[flipped] = self._high[flipped], self._low[flipped]
