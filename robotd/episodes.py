@@ -4,7 +4,6 @@ Used by the demo and by the evaluation. `LiveStage` starts `robotd run` as a use
 simulated scene between episodes, and drives the arm only through the daemon's sockets.
 """
 
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from robotd.config import Config
 from robotd.daemon import STATUS_NAME
@@ -24,6 +23,7 @@ from robotd.ipc.inbox import InboxClient
 from robotd.ipc.ring import RING_NAME, Fault, Mode, RingReader, TickReport
 from robotd.ipc.simlink import Answer, Query, Reset, SimLink
 from robotd.ipc.status import read_status
+from robotd.sources import PERIOD_NS, ChunkSource
 
 OBSERVER_NAME = "observer.json"
 TIME_LIMIT_S = 12.0
@@ -37,20 +37,6 @@ class EpisodeResult:
     success: bool
     seconds: float
     note: str = ""  # why it ended without success
-
-
-class ChunkSource(Protocol):
-    """Who moves the arm in POLICY when it is not the configured policy (baselines)."""
-
-    name: str
-
-    def begin(self, seed: int) -> None:
-        """A new episode starts."""
-        ...
-
-    def chunk(self, state: Answer) -> list[list[float]] | None:
-        """Targets from now on (steps x joints, normalised); None: nothing new to send."""
-        ...
 
 
 def observer_ready(runtime_dir: Path) -> str | None:
@@ -201,12 +187,18 @@ class LiveStage:
         """Let a baseline's source send its next chunk."""
         if self._source is None:
             return
-        steps = self._source.chunk(state)
+        truth = Answer()
+
+        def look() -> list[float]:
+            nonlocal truth
+            truth = self.sim.call(Query(state=True))
+            return truth.state
+
+        steps = self._source.chunk(state.elapsed_ns / 1e9, look)
         if steps is not None:
             self._sequence += 1
-            observed_ns = int(state.info["read_ns"])
-            period_ns = round(1e9 / 30)
-            self.inbox.send_chunk(self._source.name, self._sequence, observed_ns, period_ns, steps)
+            observed_ns = truth.time_ns or state.time_ns
+            self.inbox.send_chunk(self._source.name, self._sequence, observed_ns, PERIOD_NS, steps)
 
     def _result(self, seed: int, success: bool, seconds: float, note: str = "") -> EpisodeResult:
         return EpisodeResult(seed, success, round(seconds, 3), note)
@@ -235,6 +227,11 @@ class LiveStage:
         self._log.close()
 
     def discard(self) -> None:
-        """Remove the runtime directory, when it was made by `temporary_runtime`."""
-        if self.runtime_dir.name.startswith("robotd-") and os.path.isdir(self.runtime_dir):
-            shutil.rmtree(self.runtime_dir, ignore_errors=True)
+        """Remove the temporary runtime directory."""
+        remove_runtime(self.runtime_dir)
+
+
+def remove_runtime(path: Path) -> None:
+    """Remove a runtime directory that was made by `temporary_runtime`, and no other."""
+    if path.name.startswith("robotd-"):
+        shutil.rmtree(path, ignore_errors=True)

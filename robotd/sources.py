@@ -1,17 +1,23 @@
 """Baselines that move the arm in a policy's place: they send chunks through the same inbox."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
+from robotd.errors import SimError
 from robotd.sim.expert import Expert
-from robotd.sim.physics import Physics, State
-from robotd.sim.tasks import make_task
+from robotd.sim.physics import STEP_S, Physics
+from robotd.sim.tasks import CUBE_RADIUS_M, make_task
 
-PERIOD_S = 1 / 30
+PERIOD_NS = round(1e9 / 30)  # between two steps of a chunk
+PERIOD_S = PERIOD_NS / 1e9
 HORIZON = 16  # steps in a chunk
 EXECUTED = 12  # steps run before the next one
-_MEAN_CUBE = {"so101": (0.2025, 0.0), "koch": (0.1675, 0.0)}  # radius from the pan axis, bearing
+
+
+TrueState = Callable[[], Sequence[float]]  # the integration vector of `Physics.state`
 
 
 class ChunkSource(Protocol):
@@ -23,8 +29,11 @@ class ChunkSource(Protocol):
         """A new episode starts."""
         ...
 
-    def chunk(self, elapsed_s: float, state: State) -> list[tuple[float, ...]] | None:
-        """Targets from now on (steps x joints, normalised); None: nothing new to send."""
+    def chunk(self, elapsed_s: float, state: TrueState) -> list[tuple[float, ...]] | None:
+        """Targets from now on (steps x joints, normalised); None: nothing new to send.
+
+        `state` gives the physics' true state when it is called: only the expert looks at it.
+        """
         ...
 
 
@@ -60,10 +69,14 @@ class ExpertSource(_EveryFewSteps):
         super().begin(seed)
         self._plan = []
 
-    def chunk(self, elapsed_s: float, state: State) -> list[tuple[float, ...]] | None:
+    def chunk(self, elapsed_s: float, state: TrueState) -> list[tuple[float, ...]] | None:
         if not self.due(elapsed_s):
             return None
-        self._physics.restore(state)
+        here = self._physics.state()
+        vector = np.asarray(state(), np.float64)
+        if vector.shape != here.integration.shape:
+            raise SimError(f"the simulator's state has {vector.size} numbers, not this scene's")
+        self._physics.restore(replace(here, integration=vector))
         if self._plan:
             now, last = (np.array(self._plan[i]) for i in (EXECUTED - 1, EXECUTED - 2))
             self._expert.start(tuple(now), tuple((now - last) / PERIOD_S))
@@ -83,18 +96,19 @@ class BlindSource(_EveryFewSteps):
         physics = Physics(model, "lift")
         task = make_task(physics)
         task.reset(0)
-        radius, bearing = _MEAN_CUBE[model]
-        x, y = task.at(radius, bearing)
-        physics.set_cube(x, y, 0.0)
+        pan = physics.model.joint(physics.arm.mounts[0].mujoco_joint).id
+        axis = physics.data.xanchor[pan]
+        physics.set_cube(float(axis[0]) + sum(CUBE_RADIUS_M[model]) / 2, float(axis[1]), 0.0)
         physics.command(physics.measured_norm())
         expert = Expert(physics)
         self._script: list[tuple[float, ...]] = []
-        for _ in range(round(seconds / PERIOD_S)):
+        for number in range(round(seconds / PERIOD_S)):
             self._script.append(expert.act(PERIOD_S))
             physics.command(self._script[-1])
-            physics.advance_by(PERIOD_S)
+            while physics.time_s < (number + 1) * PERIOD_S - STEP_S / 2:
+                physics.step()
 
-    def chunk(self, elapsed_s: float, state: State) -> list[tuple[float, ...]] | None:
+    def chunk(self, elapsed_s: float, state: TrueState) -> list[tuple[float, ...]] | None:
         if not self.due(elapsed_s):
             return None
         start = min(round(elapsed_s / PERIOD_S), len(self._script) - 1)

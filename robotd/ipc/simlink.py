@@ -24,7 +24,9 @@ class Reset(msgspec.Struct, tag="reset", forbid_unknown_fields=True):
 
 
 class Query(msgspec.Struct, tag="query", forbid_unknown_fields=True):
-    """How the task stands; answered by TaskState."""
+    """How the task stands; with `state` also the whole state of the physics."""
+
+    state: bool = False
 
 
 class Inject(msgspec.Struct, tag="inject", forbid_unknown_fields=True):
@@ -41,27 +43,20 @@ class Hand(msgspec.Struct, tag="hand", forbid_unknown_fields=True):
     arm: str = ""
 
 
-class ExpertStep(msgspec.Struct, tag="expert", forbid_unknown_fields=True):
-    """Ask the scripted expert, who sees the true state, for targets of the next `steps` steps."""
-
-    steps: Annotated[int, msgspec.Meta(ge=1, le=100)]
-    period_s: Annotated[float, msgspec.Meta(gt=0, le=1)]
-
-
-Request = Reset | Query | Inject | Hand | ExpertStep
+Request = Reset | Query | Inject | Hand
 
 
 class Answer(msgspec.Struct, forbid_unknown_fields=True):
     """Answer to any request; `error` is empty when it was carried out."""
 
     error: str = ""
-    time_ns: int = 0  # simulated time
+    time_ns: int = 0  # CLOCK_MONOTONIC up to which the physics has been stepped
     seed: int = 0
     success: bool = False
     success_ns: int = 0  # simulated time since reset at which the task succeeded
     elapsed_ns: int = 0  # simulated time since reset
     info: dict[str, Any] = {}
-    targets: list[list[float]] = []  # ExpertStep: steps x joints, normalised
+    state: list[float] = []  # Physics.state().integration
 
 
 _REQUESTS = msgspec.json.Decoder(Request)
