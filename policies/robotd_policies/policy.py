@@ -40,7 +40,7 @@ class Normaliser:
     @staticmethod
     def image(image: Tensor) -> Tensor:
         """uint8 `[B, S, S, 3]` -> float `[B, 3, S, S]`."""
-        return image.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        return (image.permute(0, 3, 1, 2).float() / 127.5).sub_(1.0)
 
     def state(self, state: Tensor) -> Tensor:
         return (state - self.state_mean) / self.state_std

@@ -1,17 +1,22 @@
 """Episodes in one process with the timing of the whole stack, and far faster than real time.
 
-Ticks of 5 ms as in the control loop; targets of a 30 Hz chunk linearly interpolated between its
-steps, limited in velocity, rounded to encoder counts by the `World`; pictures up to 40 ms old when
-the joint state is read, as a 30 Hz camera's are; a chunk that arrives 10-20 ms after its
-observation. Chunks are aligned in time: `actions[i]` is the target at `t_observation + i * period`.
+Ticks of 5 ms in which chunks are executed (`robotd.control.chunks`, cross-fade) and targets limited
+(`robotd.control.limits`) by the control process' own code with its default limits; goals rounded to
+encoder counts by the `World`; pictures up to 40 ms old when the joint state is read, as a 30 Hz
+camera's are; a chunk that arrives 10-20 ms after its observation. Chunks are aligned in time:
+`actions[i]` is the target at `t_observation + i * period`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from robotd.config import ArmConfig
+from robotd.control import chunks, limits
+from robotd.sim.arms import JOINTS
 from robotd_policies.samples import Sample
 from robotd_policies.world import World
 
@@ -20,9 +25,10 @@ Floats = npt.NDArray[np.float32]
 HORIZON = 16  # steps in a chunk
 EXECUTION_HORIZON = 12  # steps run before the next chunk is asked for
 PERIOD_TICKS = 20 / 3  # 30 Hz in ticks of 5 ms
-TICK_S = 0.005
+TICK_NS = 5_000_000
+TICK_S = TICK_NS * 1e-9
 PERIOD_S = PERIOD_TICKS * TICK_S
-VELOCITY_LIMIT = np.array([150.0] * 5 + [200.0])  # units/s, as in the shipped configurations
+PERIOD_NS = round(PERIOD_S * 1e9)
 IMAGE_AGE_TICKS = (1, 8)  # a picture's age when it is used: 5..40 ms (30 Hz camera, rendering)
 LATENCY_TICKS = (2, 4)  # observation to chunk: 10..20 ms
 
@@ -73,16 +79,11 @@ class Outcome:
     samples: list[Sample] = field(default_factory=list)
 
 
-@dataclass
-class _Chunk:
-    at_tick: float  # the observation's
-    actions: Floats
-
-    def target(self, tick: float) -> Floats:
-        step = min(max((tick - self.at_tick) / PERIOD_TICKS, 0.0), len(self.actions) - 1.0)
-        low = min(int(step), len(self.actions) - 2)
-        part = step - low
-        return (1.0 - part) * self.actions[low] + part * self.actions[low + 1]
+def default_limits(arm: str) -> list[limits.JointLimits]:
+    """The limiter's settings of a simulated arm whose configuration changes none."""
+    config = ArmConfig(id=arm, model=arm, port="sim", calibration=Path("unused"))
+    soft = [config.soft_limits(joint) for joint in JOINTS]
+    return [limits.JointLimits.per_second(**dict(each), period_s=TICK_S) for each in soft]
 
 
 class Episode:
@@ -101,12 +102,16 @@ class Episode:
         self._plan = plan
         self._rng = rng
         world.reset(seed)
-        self._applied = world.position().astype(np.float64)
+        self._limits = default_limits(world.arm)
+        self._states = [limits.seed(float(value)) for value in world.position()]
+        self._applied = world.position()
+        ranges = list(zip(world.low.tolist(), world.high.tolist(), strict=True))
+        self._chunks = chunks.Plan(ranges)
+        self._chunks.begin("policy", self._applied.tolist(), 0)
         self._trail = [self._applied] * (round(PERIOD_TICKS) + 1)  # the last period's targets
         self._offset = np.zeros(6)
         self._burst = (0, np.zeros(6))  # ticks left, units per tick
-        self._chunk: _Chunk | None = None
-        self._incoming: tuple[int, _Chunk] | None = None
+        self._incoming: tuple[int, chunks.ActionChunk] | None = None
         self._images: dict[str, npt.NDArray[np.uint8]] = {}
         self._next_plan = 0.0  # tick from which the next observation asks for a chunk
         self.outcome = Outcome(seed, False, 0.0)
@@ -151,9 +156,11 @@ class Episode:
             if actions is None:
                 actions = label if label is not None else self._expert()
             latency = int(self._rng.integers(*LATENCY_TICKS, endpoint=True))
-            self._incoming = (tick + latency, _Chunk(tick, actions))
-            steps = int(self._rng.integers(*self._plan.execution_horizon, endpoint=True))
-            self._next_plan = tick + steps * PERIOD_TICKS - 3
+            steps = tuple(map(tuple, actions.astype(float).tolist()))
+            chunk = chunks.ActionChunk(tick + 1, tick * TICK_NS, PERIOD_NS, steps)
+            self._incoming = (tick + latency, chunk)
+            run = int(self._rng.integers(*self._plan.execution_horizon, endpoint=True))
+            self._next_plan = tick + run * PERIOD_TICKS - 3
         every = self._plan.label_every
         due = tick + every * PERIOD_TICKS if every is not None else self._next_plan + 3
         return self._schedule(due)
@@ -163,14 +170,23 @@ class Episode:
         return self._world.expert_chunk(self._applied, speed, HORIZON, PERIOD_S)
 
     def _tick(self, tick: int) -> None:
+        now_ns = tick * TICK_NS
         if self._incoming is not None and tick >= self._incoming[0]:
-            self._chunk, self._incoming = self._incoming[1], None
+            self._chunks.offer("policy", self._incoming[1], now_ns)
+            self._incoming = None
             self._offset[:] = 0.0
-        wanted = self._applied if self._chunk is None else self._chunk.target(tick)
+        sample = self._chunks.sample(now_ns)
+        wanted = self._applied if sample is None else np.asarray(sample.targets)
         wanted = wanted + self._disturbance()
-        step = VELOCITY_LIMIT * TICK_S
-        self._applied = self._applied + np.clip(wanted - self._applied, -step, step)
-        self._applied = np.clip(self._applied, self._world.low, self._world.high)
+        measured = self._world.position()
+        for joint in range(6):
+            self._states[joint], _ = limits.limit(
+                float(wanted[joint]),
+                float(measured[joint]),
+                self._states[joint],
+                self._limits[joint],
+            )
+        self._applied = np.array([state.applied for state in self._states])
         self._trail = [*self._trail[1:], self._applied]
         self._world.drive(self._applied)
         self._world.advance(TICK_S)

@@ -116,6 +116,9 @@ class Trainer:
         sigma = max(self.config.smoothing_bins, 1e-3)
         distance = (bins[:, None] - bins[None, :]).float() / sigma
         self._smooth = torch.softmax(-0.5 * distance.square(), 1)  # row: target of that bin
+        # Fresh normal numbers for every picture would take as long as the network itself.
+        side = self.net.config.image_size
+        self._noise = torch.randn(2 * self.config.batch, side, side, 3).permute(0, 3, 1, 2)
         self._index()
 
     def _index(self) -> None:
@@ -169,16 +172,20 @@ class Trainer:
 
     def _augment(self, images: Tensor) -> Tensor:
         """Normalised images `[B, 3, S, S]`: brightness and colour, one-pixel shifts, noise."""
-        x = self.normaliser.image(images)
-        shape = (len(x), 1, 1, 1)
-        gain = torch.from_numpy(self._rng.uniform(0.85, 1.15, shape).astype(np.float32))
-        tint = torch.from_numpy(self._rng.uniform(-0.06, 0.06, (len(x), 3, 1, 1)).astype("f4"))
-        noise = torch.randn_like(x) * float(self._rng.uniform(0.0, 0.04))
-        x = (x + 1.0) * gain - 1.0 + tint + noise
+        x = self.normaliser.image(images)  # channels last in memory; all below is in place
+        count = len(x)
+        gain = self._uniform(0.85, 1.15, (count, 1, 1, 1))
+        tint = self._uniform(-0.06, 0.06, (count, 3, 1, 1))
+        x.mul_(gain).add_(gain - 1.0 + tint)
+        first = int(self._rng.integers(len(self._noise) - count + 1))
+        x.add_(self._noise[first : first + count], alpha=float(self._rng.uniform(0.0, 0.04)))
         if self._rng.random() < 0.3:
             down, right = self._rng.integers(-1, 2, 2)
             x = torch.roll(x, (int(down), int(right)), (2, 3))
         return x.contiguous(memory_format=torch.channels_last)
+
+    def _uniform(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
+        return torch.from_numpy(self._rng.uniform(low, high, shape).astype(np.float32))
 
     # -- a whole run
 
