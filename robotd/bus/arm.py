@@ -71,7 +71,7 @@ class Arm:
         baud: int = 1_000_000,
         detail: str = FULL,
         slow_every: int = 4,
-        margin_ns: int = 2_000_000,
+        margin_ns: int = 1_500_000,
         retries: int = 2,
     ) -> None:
         """`detail`: "full" reads position, velocity and load on every tick, "lean" leaves out the
@@ -96,10 +96,19 @@ class Arm:
         self._dynamixel = protocol is Protocol.DYNAMIXEL
         self._link = Link(port, protocol, clock, self.counters, self._label)
         self._setup = ServoSetup(name, self.model, self.calibration, self._link)
-        self._reader = ChainReader(
-            port, protocol, self._ids, clock, self.counters, detail, baud, margin_ns, retries
-        )
         self._slow = SlowReads(protocol, self._ids, self.counters, detail, slow_every)
+        self._reader = ChainReader(
+            port,
+            protocol,
+            self._ids,
+            clock,
+            self.counters,
+            detail,
+            baud,
+            margin_ns,
+            retries,
+            self._slow.late,
+        )
         self._goals = DynamixelGoals(self._ids) if self._dynamixel else FeetechGoals(self._ids)
         self._scales = tuple(self._scale(joint) for joint in JOINTS)
         self._readings = [JointReading() for _ in JOINTS]
@@ -211,6 +220,7 @@ class Arm:
         True once the bus answers; the servos then have to be connected and configured again.
         """
         self.engaged = False
+        self._lost = [0] * len(JOINTS)
         try:
             if not self._port.reopen():
                 return False

@@ -35,7 +35,8 @@ class BusCounters:
     wrong_id: int = 0  # answers of a servo that was not asked
     refused: int = 0  # answers without data: the servo did not do it
     slow_reads: int = 0  # reads of slow values asked for
-    slow_missed: int = 0  # of these, not answered in time
+    slow_missed: int = 0  # of these, not answered until the next tick
+    slow_late: int = 0  # of these, answered among the next tick's readings
     fallbacks: int = 0  # fast sync read given up for sync read
 
     @property

@@ -45,10 +45,13 @@ class ChainReader:
         counters: BusCounters,
         detail: str = FULL,
         baud: int = 1_000_000,
-        margin_ns: int = 2_000_000,
+        margin_ns: int = 1_500_000,
         retries: int = 2,
+        side: Callable[[Status], bool] = lambda status: False,
     ) -> None:
-        """`margin_ns`: patience beyond the wire time before servos are asked again."""
+        """`margin_ns`: patience beyond the wire time before servos are asked again. `side` takes
+        answers to questions that others asked on this bus, and says whether it did.
+        """
         self._port = port
         self._clock = clock
         self._counters = counters
@@ -58,6 +61,7 @@ class ChainReader:
         self._byte_ns = _BITS_PER_BYTE * 1_000_000_000 // baud
         self._margin_ns = margin_ns
         self._retries = retries
+        self._side = side
         self._fast: Blocks | None = None
         if protocol is Protocol.DYNAMIXEL:
             self._plain: Blocks = DynamixelBlocks(ids, detail)
@@ -199,9 +203,10 @@ class ChainReader:
                 self._counters.wrong_id += 1
                 lost += size + self._packets.OVERHEAD
             elif size not in lengths:
-                refused = self._packets.refused(status.error)
-                self._counters.refused += refused
-                self._counters.stale += not refused
+                if not self._side(status):
+                    refused = self._packets.refused(status.error)
+                    self._counters.refused += refused
+                    self._counters.stale += not refused
             elif at in found:
                 self._counters.duplicates += 1
             else:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from robotd.bus.blocks import LEAN, sign10
 from robotd.bus.link import BusCounters, new_parser, packets_of
 from robotd.bus.registers import Protocol
+from robotd.bus.status import Status
 
 UNKNOWN = -1
 _FORGET_AFTER = 3  # missed answers in a row
@@ -97,7 +98,7 @@ class SlowReads:
         skipped = self._parser.skipped
         fits = False
         for status in self._parser.feed(data):
-            if status.id == self._ids[servo] and len(status.params) == self._sizes[kind]:
+            if self._answers(status):
                 self._store(servo, kind, status.params)
                 fits = True
             else:
@@ -112,6 +113,18 @@ class SlowReads:
         self._missed[self._asked] += 1
         if self._missed[self._asked] >= _FORGET_AFTER:
             self._forget(servo, kind)
+
+    def late(self, status: Status) -> bool:
+        """Whether this, found among a tick's answers, answers the last question; kept if so."""
+        fits = self._answers(status)
+        if fits:
+            self._store(*self._asked, status.params)
+            self._counters.slow_late += 1
+        return fits
+
+    def _answers(self, status: Status) -> bool:
+        servo, kind = self._asked
+        return status.id == self._ids[servo] and len(status.params) == self._sizes[kind]
 
     def _store(self, servo: int, kind: int, params: bytes) -> None:
         dynamixel = self._protocol is Protocol.DYNAMIXEL
