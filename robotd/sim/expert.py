@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from robotd.sim.arms import GRIPPER
 from robotd.sim.kinematics import Kinematics, Vector
@@ -42,14 +41,22 @@ class Grip:
     clearance_m: float  # sideways while open, so that the fixed finger passes beside the cube
     grasp_height_m: float
 
+    folded_m: float  # nearer to the pan axis than this, the arm unfolds before anything else
+    unfolded_norm: tuple[float, float, float]  # lift, elbow and wrist to go to then
 
-GRIPS = {"so101": Grip(45.0, 0.009, 0.014), "koch": Grip(58.0, 0.007, 0.014)}
+
+GRIPS = {
+    "so101": Grip(45.0, 0.009, 0.014, 0.09, (-60.0, 60.0, 75.0)),
+    "koch": Grip(58.0, 0.007, 0.014, 0.05, (-70.0, 20.0, 72.0)),
+}
 SHUT_NORM = 2.0
 HOVER_M = 0.055
 LIFT_TO_M = 0.095
 FUNNEL_M = 0.003  # sideways error within which the gripper goes down all the way
 FUNNEL_WIDTH_M = 0.010  # sideways error beyond that at which it stays up
 INSIDE_M = 0.010  # the cube is between the fingers
+ALIGNED_RAD = 0.15  # jaws so far off the cube's faces still go down; beyond, they stay up
+WIND_UP = 20.0  # targets of body joints run at most so far ahead of the measured positions
 
 
 class Expert:
@@ -79,9 +86,16 @@ class Expert:
 
     def act(self, dt_s: float) -> tuple[float, ...]:
         """The next six normalised targets, one step of `dt_s` after the last."""
+        measured = np.array(self.physics.measured_norm())
+        bound = np.array([WIND_UP] * 5 + [200.0])
+        self._targets = np.clip(self._targets, measured - bound, measured + bound)
         place, side, gripper = self._wanted()
         shut = _towards(gripper - self._targets[5], GRIPPER_SPEED, GRIPPER_ACCELERATION, dt_s)
-        goal = np.array([*self._next_body(place, side, dt_s), self._targets[5]])
+        if self._arm.outward() < self._grip.folded_m:
+            body = self._unfolding(dt_s)
+        else:
+            body = self._next_body(place, side, dt_s)
+        goal = np.array([*body, self._targets[5]])
         speed = (goal - self._targets) / dt_s
         speed /= max(1.0, float(np.max(np.abs(speed) / SPEEDS)))  # all slower: the path stays
         speed[GRIPPER] = shut
@@ -95,7 +109,15 @@ class Expert:
         self._targets = moved
         return tuple(float(value) for value in moved)
 
-    def _next_body(self, place: Vector, side: Vector | None, dt_s: float) -> NDArray[np.float64]:
+    def _unfolding(self, dt_s: float) -> Vector:
+        """Five targets on the way out of a pose in which the gripper is at the arm's own foot."""
+        goal = self._targets[:5].copy()
+        goal[1:4] = self._grip.unfolded_norm
+        away = goal - self._targets[:5]
+        speed = [_towards(float(off), 60.0, ROLL_ACCELERATION, dt_s) for off in away]
+        return self._targets[:5] + np.array(speed) * dt_s
+
+    def _next_body(self, place: Vector, side: Vector | None, dt_s: float) -> Vector:
         """Five targets one step along a straight line of the pinch point, with a smooth speed."""
         arm, units = self._arm, self.physics.units
         targets = np.array(units.all_rad(self._targets))[:5]
@@ -171,15 +193,17 @@ class Expert:
         # Otherwise come down beside it in a funnel: the lower, the better centred and opened.
         beside = wanted + side * grip.clearance_m
         error = math.hypot(pinch[0] - beside[0], pinch[1] - beside[1])
-        shut = max(0.0, grip.open_norm - 10.0 - opened) / 20.0
-        rise = min(1.0, max(0.0, error - FUNNEL_M) / FUNNEL_WIDTH_M + shut)
+        rise = max(0.0, error - FUNNEL_M) / FUNNEL_WIDTH_M
+        rise += max(0.0, grip.open_norm - 10.0 - opened) / 20.0
+        turned = math.acos(max(-1.0, min(1.0, float(self._arm.jaw() @ side))))
+        rise = min(1.0, rise + max(0.0, turned - ALIGNED_RAD) / ALIGNED_RAD)
         if error > 0.02 and away[2] < 0.5 * HOVER_M:  # low and outside: straight up first
             beside[:2] = pinch[:2]
             side = self._arm.jaw()
         beside[2] += rise * HOVER_M
         return beside, side, grip.open_norm
 
-    def _holding(self, cube: NDArray[np.float64], pinch: NDArray[np.float64]) -> bool:
+    def _holding(self, cube: Vector, pinch: Vector) -> bool:
         """Both fingers press on the cube, and the gripper pushes."""
         if float(np.linalg.norm(cube - pinch)) > 0.03:
             return False

@@ -72,6 +72,12 @@ class Kinematics:
         """Where the pinch point is, in the world."""
         return np.array(self._physics.data.site_xpos[self._site])
 
+    def outward(self) -> float:
+        """How far the pinch point is from the pan axis, along the direction the arm points."""
+        bearing = -self._physics.positions()[0]
+        x, y = self.pinch()[:2] - self._axis
+        return float(x * math.cos(bearing) + y * math.sin(bearing))
+
     def jaw(self) -> Vector:
         """Direction from the moving to the fixed finger, horizontal part, unit length."""
         frame = self._physics.data.xmat[self._gripper].reshape(3, 3)
@@ -155,7 +161,9 @@ class Kinematics:
         The search starts from the angles `start`. Without `side` the wrist roll stays. A place out
         of reach gives the nearest found.
         """
-        data, joints = self._data, start.copy()
+        data, joints, roll = self._data, start.copy(), float(start[4])
+        if side is not None and self._turned_away(joints, side):
+            joints[4] = 0.0  # the other way round: from the middle of its range, not past its end
         jacp, jacr = np.zeros((3, self._model.nv)), np.zeros((3, self._model.nv))
         matrix, error = np.zeros((5, 5)), np.zeros(5)
         for _ in range(ITERATIONS):
@@ -168,6 +176,7 @@ class Kinematics:
             matrix[3] = self._pitch * ANGLE_WEIGHT_M
             matrix[4], error[4] = 0.0, 0.0
             if side is None:
+                error[4] = (roll - joints[4]) * ANGLE_WEIGHT_M
                 matrix[4, 4] = ANGLE_WEIGHT_M
             else:
                 self._align(side, jacr[:, self._dof], matrix, error)
@@ -177,6 +186,11 @@ class Kinematics:
             step = np.linalg.solve(square, matrix.T @ error)
             joints = np.clip(joints + np.clip(step, -0.4, 0.4), self._low, self._high)
         return joints
+
+    def _turned_away(self, joints: Vector, side: Vector) -> bool:
+        self._pose(joints)
+        frame = self._data.xmat[self._gripper].reshape(3, 3)
+        return float((frame @ self._jaw) @ side) < 0
 
     def _align(self, side: Vector, jacr: Vector, matrix: Vector, error: Vector) -> None:
         frame = self._data.xmat[self._gripper].reshape(3, 3)
