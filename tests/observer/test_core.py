@@ -1,6 +1,5 @@
 """When the policy is asked, and what happens to its answers."""
 
-
 import numpy as np
 import pytest
 
