@@ -19,10 +19,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from robotd.bus.calibration import Calibration
+from robotd.bus.calibration import Calibration, JointCalibration
+from robotd.bus.registers import Protocol
 
 COUNTS_PER_RAD = 4096 / (2 * math.pi)
 MIDDLE_COUNTS = 2047  # where LeRobot's half-turn homing puts the middle of the range
@@ -210,10 +209,10 @@ def calibration_table(model: str, role: str = "follower") -> dict[str, dict[str,
 
 def sim_calibration(model: str, role: str = "follower") -> Calibration:
     """The calibration of a simulated arm, as LeRobot would have written it."""
-    from robotd.bus.calibration import Calibration, JointCalibration
-
     table = calibration_table(model, role)
-    return Calibration({joint: JointCalibration(**row) for joint, row in table.items()})
+    protocol = Protocol.FEETECH if arm(model, role).protocol == "feetech" else Protocol.DYNAMIXEL
+    joints = {joint: JointCalibration(**row) for joint, row in table.items()}
+    return Calibration(joints, protocol)
 
 
 def half_range_counts(mount: Mount) -> int:

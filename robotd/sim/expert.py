@@ -66,8 +66,8 @@ class Expert:
         self.physics = physics
         self._arm = Kinematics(physics)
         self._grip = GRIPS[physics.arm.model]
-        self._targets = np.zeros(6)
-        self._speed = np.zeros(6)
+        self._targets: Vector = np.zeros(6)
+        self._speed: Vector = np.zeros(6)
         self._shadow: Physics | None = None
         if physics.scene == "lift":
             self._fingers = self._finger_geoms()
@@ -120,8 +120,8 @@ class Expert:
     def _next_body(self, place: Vector, side: Vector | None, dt_s: float) -> Vector:
         """Five targets one step along a straight line of the pinch point, with a smooth speed."""
         arm, units = self._arm, self.physics.units
-        targets = np.array(units.all_rad(self._targets))[:5]
-        before = np.array(units.all_rad(self._targets - self._speed * dt_s))[:5]
+        targets = np.array(units.all_rad(self._targets.tolist()))[:5]
+        before = np.array(units.all_rad((self._targets - self._speed * dt_s).tolist()))[:5]
         sag = arm.sag(targets)
         joints = targets - sag
         start = arm.pinch_of(joints)

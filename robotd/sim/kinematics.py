@@ -117,7 +117,7 @@ class Kinematics:
         self._pose(joints)
         mujoco.mj_comPos(self._model, self._data)
         mujoco.mj_rne(self._model, self._data, 0, self._weight)
-        return self._weight[self._dof] / self._gains
+        return np.asarray(self._weight[self._dof] / self._gains)
 
     def pitch_of(self, joints: Vector) -> float:
         """How far the gripper points down, in rad."""

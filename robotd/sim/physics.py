@@ -207,7 +207,7 @@ class Physics:
 
     def snapshot(self) -> bytes:
         """What a `Renderer` of the same arm and scene needs: float64 qpos, then mocap positions."""
-        return self.data.qpos.tobytes() + self.data.mocap_pos.tobytes()
+        return bytes(self.data.qpos.tobytes() + self.data.mocap_pos.tobytes())
 
     # -- motors
 

@@ -7,7 +7,6 @@ on every machine, about 2 ms for 96x96. A renderer has its own MuJoCo data and i
 
 from __future__ import annotations
 
-import os
 from typing import Literal, Protocol
 
 import mujoco
@@ -107,7 +106,7 @@ class _Rays:
         shade[fan.geom < 0] = 1.0
         picture = self._colours[fan.geom] * (255.0 * shade)[:, None]
         np.minimum(picture, 255.0, out=picture)
-        return picture.astype(np.uint8).reshape(height, width, 3)
+        return np.asarray(picture, dtype=np.uint8).reshape(height, width, 3)
 
     def close(self) -> None:
         self._fans.clear()
@@ -133,28 +132,44 @@ class _Egl:
 
     def __init__(self, model: mujoco.MjModel) -> None:
         self._model = model
-        self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
-        self._make(16, 16)
-
-    def _make(self, width: int, height: int) -> mujoco.Renderer:
-        os.environ.setdefault("MUJOCO_GL", "egl")
+        self._widest = int(model.vis.global_.offwidth), int(model.vis.global_.offheight)
         try:
-            renderer = mujoco.Renderer(self._model, height, width)
+            from mujoco.egl import GLContext
+
+            self._gl = GLContext(*self._widest)
+            self._gl.make_current()
+            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         except Exception as error:  # whatever the OpenGL loader raises: it has no common base
             raise SimError(
                 f"EGL rendering is not available here ({error}); "
                 'install libegl1 and libgl1, or use the renderer "raycast"'
             ) from error
-        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-        self._renderers[width, height] = renderer
-        return renderer
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._scene = mujoco.MjvScene(model, maxgeom=200)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[:] = SHOWN_GROUPS
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
     def paint(self, data: mujoco.MjData, camera: int, width: int, height: int) -> Picture:
-        renderer = self._renderers.get((width, height)) or self._make(width, height)
-        renderer.update_scene(data, camera)
-        return np.array(renderer.render(), dtype=np.uint8)
+        if width > self._widest[0] or height > self._widest[1]:
+            raise SimError(
+                f"the renderer egl makes pictures up to {self._widest}, not {width, height}"
+            )
+        self._gl.make_current()
+        self._camera.fixedcamid = camera
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, self._camera, everything, self._scene
+        )
+        frame = mujoco.MjrRect(0, 0, width, height)
+        mujoco.mjr_render(frame, self._scene, self._context)
+        picture = np.empty((height, width, 3), dtype=np.uint8)
+        mujoco.mjr_readPixels(picture, None, frame, self._context)
+        return np.ascontiguousarray(picture[::-1])
 
     def close(self) -> None:
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
