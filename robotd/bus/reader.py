@@ -77,6 +77,7 @@ class ChainReader:
         self._wary = 0
         self._fast_failures = 0
         self._end_ns = 0  # of the attempt that is out
+        self._taken: dict[int, Status] = {}  # first answer by place in the chain, in one attempt
 
     @property
     def fast(self) -> bool:
@@ -126,6 +127,7 @@ class ChainReader:
 
     def _recover(self, data: bytes, deadline_ns: int) -> Rows:
         found: dict[int, Row] = {}
+        self._taken = {}
         lengths = {self._active.lengths[self._variant]}
         trouble = self._trouble()
         self._gather(data, found, lengths, deadline_ns)
@@ -172,6 +174,7 @@ class ChainReader:
         """Parse what arrives until no more servo is missing or the attempt's time is over."""
         parser, end_ns = self._parser, min(self._end_ns, deadline_ns)
         parser.reset()
+        self._taken = {at: status for at, status in self._taken.items() if at in found}
         skipped, bad = parser.skipped, parser.bad
         one = min(lengths) + self._packets.OVERHEAD
         lost = 0  # bytes of packets that replaced an expected one
@@ -207,11 +210,21 @@ class ChainReader:
                     refused = self._packets.refused(status.error)
                     self._counters.refused += refused
                     self._counters.stale += not refused
-            elif at in found:
-                self._counters.duplicates += 1
+            elif at in self._taken:
+                lost += self._again(at, status, found)
             else:
+                self._taken[at] = status
                 found[at] = self._plain.row(status.error, status.params)
         return lost
+
+    def _again(self, at: int, status: Status, found: dict[int, Row]) -> int:
+        """A second answer of one servo. If they differ one is another servo's: take neither."""
+        self._counters.duplicates += 1
+        first = self._taken[at]
+        if at not in found or len(first.params) != len(status.params) or first == status:
+            return 0
+        del found[at]
+        return 2 * (len(status.params) + self._packets.OVERHEAD)
 
     def _sort_fast(self, status: Status, found: dict[int, Row]) -> None:
         length = self._active.lengths[self._variant]
