@@ -130,9 +130,10 @@ class SimBus:
         request is carried out at `now_ns`. Replies are in the order of their times.
         """
         self.advance(now_ns)
-        replies = self.server.feed(data, now_ns, baud)
-        if replies and self.faults.active:
+        if self.faults.active:
             self.faults.advance(now_ns)
+        replies = self.server.feed(data, now_ns, baud)
+        if replies:
             replies = self.faults.disturb(replies, now_ns)
         if not self.baud_time:
             return _bursts([(now_ns + reply.late_ns, reply.data) for reply in replies])
@@ -162,6 +163,7 @@ class SimBus:
         if not faults:
             self.faults.clear()
         self.faults.add(faults, now_ns)
+        self.faults.advance(now_ns)
 
     def settle(self) -> None:
         """The arm was put elsewhere: every servo takes where it is as its goal."""

@@ -235,23 +235,25 @@ class DynamixelServer(ProtocolServer[DynamixelServo]):
     def _sync_write(self, data: bytes) -> None:
         at, size = data[0] | data[1] << 8, data[2] | data[3] << 8
         for k in range(4, len(data) - size, size + 1):
-            for servo in self.hearing(data[k]):
+            for servo in self.named(data[k]):
                 servo.write(at, data[k + 1 : k + 1 + size])
 
     def _bulk_write(self, data: bytes) -> None:
         k = 0
         while k + 5 <= len(data):
             at, size = data[k + 1] | data[k + 2] << 8, data[k + 3] | data[k + 4] << 8
-            for servo in self.hearing(data[k]):
+            for servo in self.named(data[k]):
                 servo.write(at, data[k + 5 : k + 5 + size])
             k += 5 + size
 
     def _read_many(
         self, wanted: list[tuple[int, int, int]], fast: bool, replies: list[Reply]
     ) -> None:
+        if fast and sum(size + 4 for _, _, size in wanted) > _LONGEST:
+            return
         answers: list[list[tuple[DynamixelServo, int, bytes]]] = []
         for servo_id, at, size in wanted:
-            speaking = [s for s in self.hearing(servo_id) if s.table[68] >= 1]
+            speaking = [s for s in self.named(servo_id) if s.table[68] >= 1]
             if not speaking:
                 break  # the next one waits for this one's packet
             answers.append([(servo, *self._read(servo, at, size)) for servo in speaking])

@@ -252,9 +252,13 @@ class FaultEngine:
 
     def disturb(self, replies: list[Reply], now_ns: int) -> list[Reply]:
         """Replies as they leave the bus under the faults that act now."""
+        if not self._running:
+            for reply in replies:
+                self._previous[reply.ids[0], len(reply.data)] = reply.data
+            return replies
         out: list[Reply] = []
         for reply in replies:
-            key = (reply.ids[0], len(reply.data))
+            key = (reply.ids[0], len(reply.data))  # the previous answer of the same kind
             previous = self._previous.get(key, reply.data)
             self._previous[key] = reply.data
             disturbed = [reply]

@@ -17,6 +17,7 @@ SYNC_READ, SYNC_WRITE = 0x82, 0x83
 _HEADER = b"\xff\xff"
 # Parameters that an instruction needs at least; a shorter packet is ignored.
 _SHORTEST = {READ: 2, WRITE: 2, REG_WRITE: 2, SYNC_READ: 3, SYNC_WRITE: 4}
+_LONGEST = 253  # bytes that a status packet can carry
 _ANSWERED = (PING, READ)  # at status level 0 too
 
 
@@ -64,12 +65,12 @@ class FeetechServer(ProtocolServer[FeetechServo]):
         if len(data) < _SHORTEST.get(instruction, 0):
             return
         if instruction == SYNC_READ:
-            for wanted in data[2:]:
+            for wanted in (i for i in data[2:] if i != BROADCAST):
                 self._single(wanted, READ, data[:2], replies)
         elif instruction == SYNC_WRITE:
             at, size = data[0], data[1]
             for k in range(2, len(data) - size, size + 1):
-                for servo in self.hearing(data[k]):
+                for servo in self.named(data[k]):
                     servo.write(at, data[k + 1 : k + 1 + size])
         elif servo_id == BROADCAST:
             self._broadcast(instruction, data, replies)
@@ -98,6 +99,8 @@ class FeetechServer(ProtocolServer[FeetechServo]):
     def _execute(self, servo: FeetechServo, instruction: int, data: bytes) -> bytes | None:
         """Parameters of the servo's answer, None when it keeps silent."""
         if instruction == READ:
+            if data[1] > _LONGEST:
+                return None
             if data[0] < PRESENT_END and data[0] + data[1] > 56:
                 servo.refresh(self._now_ns)
             return servo.read(data[0], data[1])

@@ -87,6 +87,10 @@ class ProtocolServer[S: Servo](ABC):
         """Servos that obey a request to an id (the broadcast id: all of them)."""
         return self._all if servo_id == BROADCAST else self._ears.get(servo_id, [])
 
+    def named(self, servo_id: int) -> list[S]:
+        """Servos of exactly that id; in a list of ids there is no broadcast."""
+        return self._ears.get(servo_id, [])
+
     def _answer(self, replies: list[Reply], spoken: Sequence[Reply]) -> None:
         """Put replies to one request on the wire; several at once destroy each other."""
         if len(spoken) == 1:

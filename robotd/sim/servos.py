@@ -55,23 +55,22 @@ class Profile:
     def step(self, goal: float, max_velocity: float, max_acceleration: float, dt_s: float) -> None:
         """One step towards the goal; limits of `math.inf` go there at once."""
         distance = goal - self.position
-        if math.isinf(max_velocity) and math.isinf(max_acceleration):
-            self.hold(goal)
-            return
-        if math.isinf(max_acceleration):
-            wanted = math.copysign(min(max_velocity, abs(distance) / dt_s), distance)
+        reach = max_acceleration * dt_s  # change of speed in one step
+        if math.isinf(reach):
+            if abs(distance) <= max_velocity * dt_s:
+                self.hold(goal)
+                return
+            wanted = math.copysign(max_velocity, distance)
         else:
-            # The speed from which steps of -a dt stop exactly on the goal.
-            half = max_acceleration * dt_s / 2
+            if abs(distance) <= reach * dt_s and abs(self.velocity) <= 2 * reach:
+                self.hold(goal)  # closer than one step can resolve
+                return
+            # The speed from which steps of -reach stop on the goal.
+            half = reach / 2
             stoppable = math.sqrt(2 * max_acceleration * abs(distance) + half * half) - half
             wanted = math.copysign(min(max_velocity, stoppable), distance)
-            reach = max_acceleration * dt_s
             wanted = max(self.velocity - reach, min(self.velocity + reach, wanted))
-        moved = wanted * dt_s
-        if abs(distance - moved) < 0.01 and abs(wanted) <= max_acceleration * dt_s:
-            self.hold(goal)
-            return
-        self.position += moved
+        self.position += wanted * dt_s
         self.velocity = wanted
 
 
