@@ -20,20 +20,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from robotd.bus import registers
 from robotd.bus.calibration import Calibration, JointCalibration
 from robotd.bus.registers import Protocol
 
-COUNTS_PER_RAD = 4096 / (2 * math.pi)
+COUNTS_PER_RAD = registers.COUNTS_PER_TURN / (2 * math.pi)
 MIDDLE_COUNTS = 2047  # where LeRobot's half-turn homing puts the middle of the range
-JOINTS = (
-    "shoulder_pan",
-    "shoulder_lift",
-    "elbow_flex",
-    "wrist_flex",
-    "wrist_roll",
-    "gripper",
-)
-GRIPPER = 5
+JOINTS = registers.JOINTS
+GRIPPER = JOINTS.index(registers.GRIPPER)
 
 
 @dataclass(frozen=True, slots=True)

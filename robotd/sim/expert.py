@@ -101,13 +101,12 @@ class Expert:
         speed[GRIPPER] = shut
         change = ACCELERATIONS * dt_s
         speed = self._speed + np.clip(speed - self._speed, -change, change)
-        moved = self._targets + speed * dt_s
-        # Stay inside, or come back inside.
-        low, high = np.minimum(LOWEST, self._targets), np.maximum(HIGHEST, self._targets)
-        moved = np.clip(moved, low, high)
-        self._speed = (moved - self._targets) / dt_s
-        self._targets = moved
-        return tuple(float(value) for value in moved)
+        # Brake before the edges; from outside only come back.
+        speed = np.minimum(speed, _stoppable(HIGHEST - self._targets, ACCELERATIONS, dt_s))
+        speed = np.maximum(speed, -_stoppable(self._targets - LOWEST, ACCELERATIONS, dt_s))
+        self._speed = speed
+        self._targets = self._targets + speed * dt_s
+        return tuple(float(value) for value in self._targets)
 
     def _unfolding(self, dt_s: float) -> Vector:
         """Five targets on the way out of a pose in which the gripper is at the arm's own foot."""
@@ -226,9 +225,15 @@ class Expert:
 
 
 def _towards(away: float, top: float, acceleration: float, dt_s: float) -> float:
-    """Speed towards a point `away` from which whole steps of braking end there, with a margin."""
+    """Speed towards a point `away`, such that it can be stopped at."""
     size = abs(away)
-    brake = 0.8 * acceleration
-    lost = brake * dt_s / 2
-    fastest = math.sqrt(lost * lost + 2 * brake * size) - lost
+    fastest = float(_stoppable(size, acceleration, dt_s))
     return math.copysign(min(top, fastest, size / dt_s), away)
+
+
+def _stoppable(room: Vector | float, acceleration: Vector | float, dt_s: float) -> Vector:
+    """The speed from which whole steps of braking end within `room`, with a margin."""
+    brake = 0.8 * np.asarray(acceleration)
+    lost = brake * dt_s / 2
+    free = np.maximum(room, 0.0)
+    return np.asarray(np.minimum(np.sqrt(lost * lost + 2 * brake * free) - lost, free / dt_s))
