@@ -30,6 +30,9 @@ class Encoding(IntEnum):
     JPEG = 1
 
 
+_ENCODINGS = frozenset(Encoding)
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One picture. `captured_ns` is CLOCK_MONOTONIC (or the stepped clock) at capture."""
@@ -54,8 +57,8 @@ class FrameWriter:
         fresh = path.with_name(path.name + ".new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(fresh, "wb") as file:
-                file.truncate(total)
+            with open(fresh, "wb") as file:  # allocated now: a full disk later would be SIGBUS
+                os.posix_fallocate(file.fileno(), 0, total)
             with open(fresh, "r+b") as file:
                 self._map = mmap.mmap(file.fileno(), total)
         except OSError as error:
@@ -103,6 +106,8 @@ class FrameReader:
         if magic != _MAGIC or version != _VERSION:
             raise IpcError(f"{path}: is no frame file of version {_VERSION}")
         self._stride = (_SLOT.size + self._capacity + 8 + 63) // 64 * 64
+        if self._slots < 1 or len(self._map) < _PAGE + self._stride * self._slots:
+            raise IpcError(f"{path}: is too short for the frames that it announces")
 
     @property
     def last(self) -> int:
@@ -128,7 +133,7 @@ class FrameReader:
             raw = self._map[start : start + self._stride]
             begin, captured_ns, width, height, encoding, length = _SLOT.unpack_from(raw)
             (echo,) = _LAST.unpack_from(raw, self._stride - 8)
-            if begin == echo == number and length <= self._capacity:
+            if begin == echo == number and length <= self._capacity and encoding in _ENCODINGS:
                 data = raw[_SLOT.size : _SLOT.size + length]
                 return Frame(number, captured_ns, width, height, Encoding(encoding), data)
         return None
