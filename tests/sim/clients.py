@@ -26,9 +26,11 @@ class Status:
 class Client:
     """Requests in, status packets out; time moves on only when told to."""
 
-    def __init__(self, model: str, role: str = "follower", **options: object) -> None:
+    def __init__(
+        self, model: str, role: str = "follower", now: int = 1_000_000_000, **options: object
+    ) -> None:
         self.bus = SimBus(model, role, **options)  # type: ignore[arg-type]
-        self.now = 1_000_000_000
+        self.now = now
         self.bus.advance(self.now)
 
     def servo(self, joint_or_id: int | str):

@@ -16,6 +16,8 @@ from robotd.sim.physics import STEP_NS, Physics
 ARMS = ["so101", "koch"]
 STRETCHED = (0.0, -20.0, -20.0, 0.0, 0.0, 30.0)  # forward, high above the table
 
+COLLISION_GROUP = 3
+
 
 def run(physics: Physics, seconds: float) -> None:
     for _ in range(round(seconds * 500)):
@@ -23,12 +25,12 @@ def run(physics: Physics, seconds: float) -> None:
 
 
 def lowest_link_m(physics: Physics) -> float:
-    """Lowest corner of any collision shape of the arm."""
+    """Lowest corner of any collision shape of the arm's links."""
     model, data = physics.model, physics.data
     lowest = math.inf
     for geom in range(model.ngeom):
         moving = model.body_weldid[model.geom_bodyid[geom]] != 0
-        if moving and model.geom_contype[geom] and model.geom(geom).name != "cube":
+        if moving and model.geom_group[geom] == COLLISION_GROUP:
             down = np.abs(data.geom_xmat[geom].reshape(3, 3)[2]) @ model.geom_size[geom]
             lowest = min(lowest, float(data.geom_xpos[geom][2] - down))
     return lowest
@@ -132,7 +134,7 @@ def test_links_stop_at_the_table(model: str) -> None:
     physics = Physics(model)
     physics.place(physics.units.all_rad(STRETCHED))
     physics.set_cube(0.2, 0.2, 0.0)
-    physics.command((0.0, 95.0, 40.0, 0.0, 0.0, 30.0))
+    physics.command((0.0, 80.0, 10.0, -60.0, 0.0, 30.0))  # the wrist bent up, the elbow down
     lowest = math.inf
     for _ in range(1000):
         physics.step()
