@@ -40,6 +40,7 @@ class Guard:
     def __init__(self, joints: Sequence[HardJoint]) -> None:
         self._joints = tuple(joints)
         self._spreads = [_Spread() for _ in joints]
+        self._passed_ns = 0
         self.last: tuple[float, ...] = ()  # the last goals that passed
 
     def outside(self, positions: Sequence[float]) -> Block | None:
@@ -52,11 +53,20 @@ class Guard:
     def start(self, positions: Sequence[float], now_ns: int) -> None:
         """Begin with the goals that the arm was engaged at."""
         self.last = tuple(positions)
-        for spread, position in zip(self._spreads, positions, strict=True):
-            spread.restart(now_ns, position)
+        self._passed_ns = now_ns
+        for spread in self._spreads:
+            spread.clear()
 
     def check(self, goals: Sequence[float], now_ns: int) -> Block | None:
-        """None when the goals may be written at `now_ns`; otherwise nothing is remembered."""
+        """None when the goals may be written at `now_ns`; otherwise nothing is remembered.
+
+        The last goals enter the windows late, with the last time at which they were passed: goals
+        that stand still need no work.
+        """
+        goals = tuple(goals)
+        if goals == self.last:
+            self._passed_ns = now_ns
+            return None
         for index, (joint, goal, last) in enumerate(
             zip(self._joints, goals, self.last, strict=True)
         ):
@@ -68,16 +78,17 @@ class Guard:
                     f"{joint.name}: goal {goal:.2f} is {abs(goal - last):.2f} units from the one "
                     f"before it; the guard allows {joint.step:g}",
                 )
-            low, high = self._spreads[index].including(now_ns, goal)
+            low, high = self._spreads[index].including(now_ns, self._passed_ns, last, goal)
             if high - low > joint.rate * _WINDOW_S:
                 return Block(
                     index,
                     f"{joint.name}: goals spread over {high - low:.1f} units within 250 ms; the "
                     f"guard allows {joint.rate:g} units/s",
                 )
-        for spread, goal in zip(self._spreads, goals, strict=True):
-            spread.add(now_ns, goal)
-        self.last = tuple(goals)
+        for spread, last in zip(self._spreads, self.last, strict=True):
+            spread.add(self._passed_ns, last)
+        self.last = goals
+        self._passed_ns = now_ns
         return None
 
 
@@ -96,21 +107,29 @@ class _Spread:
         self._low: deque[tuple[int, float]] = deque()
         self._high: deque[tuple[int, float]] = deque()
 
-    def restart(self, now_ns: int, value: float) -> None:
+    def clear(self) -> None:
+        """Forget all goals."""
         self._low.clear()
         self._high.clear()
-        self.add(now_ns, value)
 
-    def including(self, now_ns: int, value: float) -> tuple[float, float]:
-        """Smallest and largest of the window that ends now, with `value`, which is not added."""
+    def including(self, now_ns: int, last_ns: int, last: float, goal: float) -> tuple[float, float]:
+        """Smallest and largest of the window ending now, with the last goal (if in it) and a new.
+
+        Neither of these is added.
+        """
         oldest = now_ns - WINDOW_NS
         low, high = self._low, self._high
         while low and low[0][0] < oldest:
             low.popleft()
         while high and high[0][0] < oldest:
             high.popleft()
-        smallest = low[0][1] if low and low[0][1] < value else value
-        largest = high[0][1] if high and high[0][1] > value else value
+        smallest = largest = goal
+        if last_ns >= oldest:
+            smallest, largest = (goal, last) if goal < last else (last, goal)
+        if low and low[0][1] < smallest:
+            smallest = low[0][1]
+        if high and high[0][1] > largest:
+            largest = high[0][1]
         return smallest, largest
 
     def add(self, now_ns: int, value: float) -> None:

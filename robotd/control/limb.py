@@ -120,6 +120,9 @@ class Limb:
         """Goal := present, then torque on; limiter and guard start there. Raises BusError."""
         self.engaged = True  # from now on torque may be on
         positions = self.arm.engage()
+        outside = self.guard.outside(positions)
+        if outside is not None:
+            raise BusError(f"{outside.reason}; move it inside by hand")
         self.driven = True
         self._releasing = False
         self.seed(positions)

@@ -4,9 +4,10 @@ Pure. Lengths are normalised units; velocities and accelerations are counted per
 (units per tick, units per tick squared), so a late tick never allows a larger step. `limit` looks
 at the target asked for, the last applied target and its last step, and the measured position:
 
-- a target already inside the envelope is returned unchanged, bit for bit;
+- a target already inside the envelope is returned unchanged, bit for bit, as long as the ones
+  before it were;
 - anything else is approached as fast as the limits allow, without overshoot (a trapezoid in
-  velocity), also when the target itself moves;
+  velocity), also when the target itself moves, until the joint is on the stream again;
 - a target that is no finite number makes the joint brake.
 
 Position, velocity and acceleration hold in every tick, in this order of precedence where rounding
@@ -116,9 +117,8 @@ def limit(
         return JointState(asked, asked - state.applied, asked, asked - state.target), 0
     applied, _, last_target, last_drift = state
     target, bits = _aim(asked, measured, state, limits)
-    drift = target - last_target
-    if bits & _NOT_FINITE:
-        drift = 0.0
+    # A target that the joint itself drags along, or that stands for none, does not move.
+    drift = 0.0 if bits & (_NOT_FINITE | _FOLLOWING) else target - last_target
     step, shaped = _shape(target - applied, _steady(drift, last_drift), state, limits)
     if step == target - applied:
         reached = target
@@ -129,9 +129,9 @@ def limit(
 
 
 def _inside(asked: float, measured: float, state: JointState, limits: JointLimits) -> bool:
-    """Whether the target breaks no limit and can be braked from inside the range."""
+    """Whether the joint is on the stream, and its target breaks no limit and can be braked from."""
     step = asked - state.applied
-    if not (
+    if state.applied != state.target or not (
         limits.lower <= asked <= limits.upper
         and -limits.step <= step <= limits.step
         and -limits.change <= step - state.step <= limits.change
@@ -148,14 +148,16 @@ def _aim(
     """The target brought into the range and the following bound, and why it was changed."""
     if not math.isfinite(asked):
         return stopping_point(state, limits), _NOT_FINITE
-    if math.isfinite(measured):
-        target = min(max(asked, measured - limits.following), measured + limits.following)
-    else:
+    target = asked
+    if not math.isfinite(measured):
         target = stopping_point(state, limits)  # following cannot be judged: do not go on
+    elif abs(asked - measured) > limits.following:
+        target = measured + math.copysign(limits.following, asked - measured)
     bits = 0 if target == asked else _FOLLOWING
     lower, upper = min(limits.lower, state.applied), max(limits.upper, state.applied)
-    inside = min(max(target, lower), upper)
-    return inside, bits if inside == target else bits | _POSITION
+    if not lower <= asked <= upper:
+        bits |= _POSITION
+    return min(max(target, lower), upper), bits
 
 
 def _steady(drift: float, last_drift: float) -> float:
