@@ -8,7 +8,7 @@ from robotd.bus.calibration import Calibration, JointCalibration
 from robotd.bus.link import BusCounters, Link
 from robotd.bus.models import ARM_MODELS
 from robotd.bus.port import SerialPort
-from robotd.bus.registers import COUNTS_PER_TURN, JOINTS
+from robotd.bus.registers import COUNTS_PER_TURN, JOINTS, Protocol
 from robotd.errors import ServoError
 
 
@@ -26,10 +26,16 @@ def full_turn_calibration(folder: Path) -> Path:
 def refuse_if_unsafe(setup: Setup) -> tuple[int, ...]:
     """Torque_Enable of the six servos; reads only.
 
-    Raises ServoError when goals are to be written and torque is on somewhere, or a joint stands
-    outside its range (a client that clamps would write another goal than the present position).
+    Raises ServoError when goals are to be written to STS servos (a goal switches their torque on),
+    or torque is on somewhere, or a joint stands outside its range (a client that clamps would write
+    another goal than the present position).
     """
     model = ARM_MODELS[setup.arm, "follower"]
+    if setup.write and model.protocol is Protocol.FEETECH:
+        raise ServoError(
+            "writing a goal to an STS servo switches its torque on: this arm is only read; "
+            "leave out --write"
+        )
     calibration = Calibration.load(setup.calibration, setup.arm)
     port = SerialPort.open(setup.path, setup.baud)
     try:

@@ -6,7 +6,8 @@ each other without pause, so at 1 Mbaud a tick also waits for the goals of the o
 are medians over blocks, ratios are medians of ratios within a round.
 
 On a port: the same clients on one real (or anybody's simulated) bus. Only reads, unless asked; with
-`write` each goal is the position just read, and torque must be off on every servo: no arm moves.
+`write` each goal is the position just read and torque must be off on every servo, so no arm moves.
+An SO-101 is never written to: a goal would switch the torque of its servos on.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from robotd.bench.machine import describe
 from robotd.bench.native import Native
 from robotd.bench.peer import Peer
 from robotd.bench.port import full_turn_calibration, refuse_if_unsafe
-from robotd.bench.progress import steps
+from robotd.bench.progress import Steps, steps
 from robotd.bench.report import Goal, Report, Table
 from robotd.bench.wire import Wire, emulator
 from robotd.errors import ProcessError
@@ -121,36 +122,27 @@ def _turns(count: int, total: int) -> tuple[int, int]:
     return rounds, max(1, total // rounds)
 
 
-def bench_tick(ticks: int, arms: Sequence[str] = ARMS) -> Report:
-    """All clients on simulated wires; `ticks` of each client, arm and wire time."""
+def bench_tick(
+    ticks: int, arms: Sequence[str] = ARMS, clients: Sequence[ClientSpec] = CLIENTS
+) -> Report:
+    """Clients on simulated wires; `ticks` of each client, arm and wire time."""
     rounds, block = _turns(20, ticks)
     report = Report("tick", describe(), {"ticks": rounds * block, "blocks": rounds})
-    with tempfile.TemporaryDirectory(prefix="robotd-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="robotd-") as folder,
+        peers(clients, report.notes) as running,
+        steps("tick", 2 * rounds * len(arms)) as step,
+    ):
         native = Native(Path(folder))
-        with (
-            peers(CLIENTS, report.notes) as running,
-            steps("tick", 2 * rounds * len(arms)) as step,
-        ):
-            for arm in arms:
-                protocol, teacher = emulator(arm)
-                calibration = _sim_calibration(arm, Path(folder))
-                with Wire(protocol, teacher, native) as wire:
-                    setup = Setup(wire.path, arm, BAUD, calibration, write=True)
-                    taking_part = [peer for peer in running if arm in peer.spec.arms]
-                    contests = (
-                        Contest(f"{_PROTOCOLS[arm]}, instant wire"),
-                        Contest(f"{_PROTOCOLS[arm]}, 1 Mbaud"),
-                    )
-                    for turn in range(rounds):
-                        for contest, baud in zip(contests, (None, BAUD), strict=True):
-                            step(f"{contest.title}, round {turn + 1} of {rounds}")
-                            wire.set_baud(baud)
-                            for peer in _rotated(taking_part, turn):
-                                contest.add(peer, setup, block, warm_up=10)
-                                wire.free()
-                    report.settings["responder"] = wire.program
-                report.tables += [contest.table(CLIENTS) for contest in contests]
-                report.goals += _goals(_PROTOCOLS[arm], *contests)
+        for arm in arms:
+            protocol, teacher = emulator(arm)
+            taking_part = [peer for peer in running if arm in peer.spec.arms]
+            with Wire(protocol, teacher, native) as wire:
+                setup = Setup(wire.path, arm, BAUD, _sim_calibration(arm, native.folder), True)
+                contests = _contests(setup, wire, taking_part, rounds, block, step)
+                report.settings["responder"] = wire.program
+            report.tables += [contest.table(clients) for contest in contests]
+            report.goals += _goals(_PROTOCOLS[arm], *contests)
         if native.why_not:
             report.notes.append(f"answers come from Python: {native.why_not}")
     report.notes += [
@@ -158,6 +150,22 @@ def bench_tick(ticks: int, arms: Sequence[str] = ARMS) -> Report:
         "'bytes only' is the floor: the same bytes through the port, nothing checked or decoded",
     ]
     return report
+
+
+def _contests(
+    setup: Setup, wire: Wire, taking_part: Sequence[Peer], rounds: int, block: int, step: Steps
+) -> tuple[Contest, Contest]:
+    """Instant wire and 1 Mbaud: in every round one block of each client under both."""
+    protocol = _PROTOCOLS[setup.arm]
+    instant, wired = Contest(f"{protocol}, instant wire"), Contest(f"{protocol}, 1 Mbaud")
+    for turn in range(rounds):
+        for contest, baud in ((instant, None), (wired, BAUD)):
+            step(f"{contest.title}, round {turn + 1} of {rounds}")
+            wire.set_baud(baud)
+            for peer in _rotated(taking_part, turn):
+                contest.add(peer, setup, block, warm_up=10)
+                wire.free()
+    return instant, wired
 
 
 def _rotated(items: Sequence[Peer], by: int) -> list[Peer]:
@@ -192,14 +200,20 @@ def _goals(protocol: str, instant: Contest, wired: Contest) -> list[Goal]:
 
 
 def bench_port(
-    path: str, arm: str, calibration: Path | None, ticks: int, write: bool, baud: int = BAUD
+    path: str,
+    arm: str,
+    calibration: Path | None,
+    ticks: int,
+    write: bool,
+    baud: int = BAUD,
+    clients: Sequence[ClientSpec] = CLIENTS,
 ) -> Report:
     """All clients on one bus that is there; reads only, unless `write` (goal := present)."""
     rounds, block = _turns(10, ticks)
     settings = {"port": path, "arm": arm, "ticks": rounds * block, "writes": write}
     report = Report("tick", describe(), settings)
     contest = Contest(f"{path} ({arm}), {'read and write' if write else 'read only'}")
-    specs = [spec for spec in CLIENTS if arm in spec.arms]
+    specs = [spec for spec in clients if arm in spec.arms]
     with tempfile.TemporaryDirectory(prefix="robotd-") as folder:
         given = calibration or full_turn_calibration(Path(folder))
         setup = Setup(path, arm, baud, given, write)
@@ -215,6 +229,6 @@ def bench_port(
     report.notes.append(
         "goals written are the positions read, torque is off: nothing moves"
         if write
-        else "nothing is written: nothing moves; --write adds goal := present (torque must be off)"
+        else "nothing is written: nothing moves"
     )
     return report
