@@ -114,6 +114,11 @@ def train(
     seed: SeedOption = 0,
     minutes: Annotated[float | None, typer.Option(help="Wall-time limit; resume later.")] = None,
     validate: Annotated[int, typer.Option(min=0, help="Validation episodes at the end.")] = 50,
+    from_run: Annotated[
+        Path | None, typer.Option("--from", help="Start from that run's weights and samples.")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 1e-3,
+    dagger_help: Annotated[float, typer.Option(help="Expert's share in the first round.")] = 0.4,
     resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -128,19 +133,24 @@ def train(
         if resume:
             trainer = Trainer.resume(out)
         else:
-            if not demos:
-                raise ValueError("give at least one --demos folder (or --resume)")
             config = TrainConfig(
                 arm=arm,
                 task=task,
                 seed=seed,
                 steps=steps,
                 batch=batch,
+                learning_rate=rate,
                 scheme=scheme,
                 dagger_rounds=dagger_rounds,
                 dagger_episodes=dagger_episodes,
+                dagger_help=dagger_help,
             )
-            trainer = Trainer(out, config, demos)
+            if from_run is not None:
+                trainer = Trainer.continued(out, config, from_run)
+            elif demos:
+                trainer = Trainer(out, config, demos)
+            else:
+                raise ValueError("give at least one --demos folder, or --from, or --resume")
         with World(trainer.config.arm, trainer.config.task) as world:
             finished = _train(trainer, world, minutes)
             summary: dict[str, Any] = {"finished": finished, "step": trainer.step}

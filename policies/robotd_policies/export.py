@@ -77,7 +77,7 @@ def _manifest(trainer: Trainer, folder: Path, results: dict[str, Any]) -> Manife
         ],
         "training": {
             **vars(config),
-            "steps_done": trainer.step,
+            "steps_done": trainer.steps_before + trainer.step,
             "minutes": round(trainer.seconds / 60, 1),
             "rounds": trainer.history,
             "commands": trainer.commands,

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,21 @@ class TrainConfig:
     steps: int = 4000
     batch: int = 64
     learning_rate: float = 1e-3
-    weight_decay: float = 0.01
+    weight_decay: float = 0.03
     warm_up: int = 100
     scheme: str = "dct_bins"
     bins: int = 256
     coefficients: int = 5
     smoothing_bins: float = 1.5
-    pose_weight: float = 0.5
+    pose_weight: float = 2.0
     average: float = 0.998
     dagger_rounds: int = 4
     dagger_episodes: int = 60
-    dagger_from: float = 0.15  # share of the steps before the first round
-    dagger_until: float = 0.8  # the last round is at this share
+    dagger_from: float = 0.1  # share of the steps before the first round
+    dagger_until: float = 0.7  # the last round is at this share
+    dagger_help: float = 0.4  # the expert's share of the first round's chunks; halves each round
+    dagger_seeds: int = collect.DAGGER_SEEDS
+    from_run: str | None = None  # the run whose weights and samples this one starts from
 
 
 class Trainer:
@@ -69,6 +72,7 @@ class Trainer:
         self.config = config
         self.demos = demos
         self.step = 0
+        self.steps_before = 0  # of the runs that this one continues
         self.round = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
@@ -216,8 +220,8 @@ class Trainer:
 
     def _dagger(self, world: World, report: Report) -> None:
         """Roll the policy out on new scenes and add what it saw; early rounds get more help."""
-        start = collect.DAGGER_SEEDS + self.round * self.config.dagger_episodes
-        share = 0.4 * 0.5**self.round
+        start = self.config.dagger_seeds + self.round * self.config.dagger_episodes
+        share = self.config.dagger_help * 0.5**self.round
         behaviour = collect.mixed(self.policy().act, share, np.random.default_rng(start))
         folder = self.folder / f"dagger_{self.round}"
         result = collect.collect(
@@ -258,6 +262,29 @@ class Trainer:
 
     # -- checkpoints
 
+    @classmethod
+    def continued(cls, folder: Path, config: TrainConfig, run: Path) -> "Trainer":
+        """A new run that starts with another's averaged weights, samples and tokenizer.
+
+        Its DAgger scenes follow those of the earlier runs.
+        """
+        state = torch.load(run / CHECKPOINT, weights_only=True)
+        before = TrainConfig(**state["config"])
+        seeds = before.dagger_seeds + before.dagger_rounds * before.dagger_episodes
+        config = replace(config, from_run=str(run), dagger_seeds=seeds)
+        folders = [Path(demo) for demo in state["demos"]]
+        folders += [run / f"dagger_{number}" for number in range(state["round"])]
+        trainer = cls(folder, config, folders)
+        trainer.tokenizer = load_tokenizer(run / TOKENIZER)
+        trainer.normaliser = Normaliser.from_json(state["normaliser"])
+        trainer.net.load_state_dict(state["average"])
+        trainer._prepare()
+        trainer.commands = [*state["commands"], *trainer.commands]
+        trainer.history = state["history"]
+        trainer.seconds = state["seconds"]
+        trainer.steps_before = state["steps_before"] + state["step"]
+        return trainer
+
     def save(self) -> None:
         """Write the checkpoint and the tokenizer; the old checkpoint stays until this is done."""
         self.tokenizer.save(self.folder / TOKENIZER)
@@ -272,6 +299,7 @@ class Trainer:
             "rng": json.dumps(self._rng.bit_generator.state),
             "torch_rng": torch.get_rng_state(),
             "step": self.step,
+            "steps_before": self.steps_before,
             "round": self.round,
             "seconds": self.seconds,
             "history": self.history,
@@ -286,9 +314,8 @@ class Trainer:
     def resume(cls, folder: Path) -> "Trainer":
         """Continue a run exactly where its checkpoint was written."""
         state = torch.load(folder / CHECKPOINT, weights_only=True)
-        trainer = cls(
-            folder, TrainConfig(**state["config"]), [Path(demo) for demo in state["demos"]]
-        )
+        demos = [Path(demo) for demo in state["demos"]]
+        trainer = cls(folder, TrainConfig(**state["config"]), demos)
         trainer.tokenizer = load_tokenizer(folder / TOKENIZER)
         trainer.normaliser = Normaliser.from_json(state["normaliser"])
         trainer.net.load_state_dict(state["net"])
@@ -299,6 +326,7 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"])
         trainer.step, trainer.round = state["step"], state["round"]
         trainer.seconds, trainer.history = state["seconds"], state["history"]
+        trainer.steps_before = state["steps_before"]
         trainer.commands = [*state["commands"], provenance()]
         trainer._load_samples()
         return trainer
