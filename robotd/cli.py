@@ -17,6 +17,7 @@ from robotd import __version__
 from robotd.config import Config, default_runtime_dir, load
 from robotd.errors import ConfigError, RobotdError
 from robotd.ipc.inbox import CommandName, InboxClient
+from robotd.policy.commands import policy_app
 
 USAGE_ERROR = 2
 
@@ -28,7 +29,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-policy_app = typer.Typer(help="Run a policy on the arm; serve, check and show policy bundles.")
 sim_app = typer.Typer(help="Simulated arms.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure this machine and this code.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")

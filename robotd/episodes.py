@@ -58,7 +58,7 @@ def start_policy(runtime_dir: Path, wait_s: float) -> TickReport:
                 why = read_status(runtime_dir / OBSERVER_NAME).get("waiting_for", "starting")
             except IpcError:
                 why = "no observer is running: configure [policy]"
-            raise IpcError(f"policy: not ready within {wait_s:.0f} s: {why}")
+            raise IpcError(f"policy: not ready within {wait_s:g} s: {why}")
         time.sleep(0.02)
     client = InboxClient(runtime_dir)
     try:
