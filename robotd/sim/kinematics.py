@@ -193,11 +193,11 @@ class Kinematics:
         return float((frame @ self._jaw) @ side) < 0
 
     def _align(self, side: Vector, jacr: Vector, matrix: Vector, error: Vector) -> None:
-        frame = self._data.xmat[self._gripper].reshape(3, 3)
-        jaw = frame @ self._jaw
+        """Fill in the condition that the jaws' horizontal angle from `side` is zero."""
+        jaw = self._data.xmat[self._gripper].reshape(3, 3) @ self._jaw
         across = np.array([-side[1], side[0], 0.0])
-        off = float(jaw @ across)
-        if float(jaw @ side) < 0:  # on the far side: turn the short way round
-            off = math.copysign(1.0, off)
-        error[4] = -off * ANGLE_WEIGHT_M
-        matrix[4] = (np.cross(jacr.T, jaw) @ across) * ANGLE_WEIGHT_M
+        ahead, beside = float(jaw @ side), float(jaw @ across)
+        turning = np.cross(jacr.T, jaw)
+        size = max(1e-6, ahead * ahead + beside * beside)
+        error[4] = -math.atan2(beside, ahead) * ANGLE_WEIGHT_M
+        matrix[4] = (turning @ across * ahead - turning @ side * beside) / size * ANGLE_WEIGHT_M
