@@ -20,7 +20,7 @@ from robotd.sim.feetech_server import FeetechServer
 from robotd.sim.feetech_servo import FeetechServo
 from robotd.sim.mechanism import STEP_NS, IdealMechanism, Mechanism
 from robotd.sim.protocol import ProtocolServer, Reply
-from robotd.sim.servos import Servo, Supply
+from robotd.sim.servos import AMBIENT_C, Servo, Supply
 
 BITS_PER_BYTE = 10  # start, 8 data, stop
 STEP_S = STEP_NS * 1e-9
@@ -169,6 +169,13 @@ class SimBus:
         """The arm was put elsewhere: every servo takes where it is as its goal."""
         for servo in self.servos:
             servo.settle()
+
+    def rest(self) -> None:
+        """As `settle`, after a long rest: cool, and nothing overloaded."""
+        for servo in self.servos:
+            servo.temperature_c = AMBIENT_C
+            servo.recover()
+        self.settle()
 
     def connect_only(self, joints: Sequence[str] | None) -> None:
         """Leave only these servos plugged into the chain; None: all. SimError for a wrong name."""

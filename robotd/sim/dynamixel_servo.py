@@ -276,6 +276,9 @@ class DynamixelServo(DynamixelTable):
     def overload(self) -> None:
         self._fault(OVERLOAD)
 
+    def recover(self) -> None:
+        self._overload_s = 0.0
+
     def _watchdog(self, now_ns: int) -> None:
         period = self.get("Bus_Watchdog")
         if period <= 0 or not self.torque_on:

@@ -114,7 +114,7 @@ class FeetechServer(ProtocolServer[FeetechServo]):
                 servo.registered = None
                 servo.write(at, values)
         elif instruction == RECOVERY:
-            servo.recover(self._now_ns)
+            servo.factory_reset(self._now_ns)
         elif instruction == REBOOT:
             servo.power_on(self._now_ns)
             return None

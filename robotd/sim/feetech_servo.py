@@ -286,6 +286,9 @@ class FeetechServo(Servo):
         self._status |= OVERLOAD
         self.settled = False
 
+    def recover(self) -> None:
+        self._clear_protections()
+
     def _clear_protections(self) -> None:
         self._overloaded = False
         self._overload_s = self._overcurrent_s = 0.0
@@ -300,7 +303,7 @@ class FeetechServo(Servo):
         self.set("Torque_Limit", self.get("Max_Torque_Limit"))
         self._hold_here()
 
-    def recover(self, now_ns: int) -> None:
+    def factory_reset(self, now_ns: int) -> None:
         """Everything as delivered except the id; it restarts afterwards."""
         kept = self.get("ID")
         self.rom[:] = self.model.factory()

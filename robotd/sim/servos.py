@@ -225,6 +225,10 @@ class Servo(ABC):
         """The joint was put elsewhere from outside: goal := present, so that nothing jumps."""
 
     @abstractmethod
+    def recover(self) -> None:
+        """Forget loads that lasted; what only a restart clears stays."""
+
+    @abstractmethod
     def overload(self) -> None:
         """Behave as after a load that lasted too long."""
 
