@@ -120,3 +120,12 @@ def test_defaults_need_nothing_but_an_arm() -> None:
     assert isinstance(config, Config)
     assert config.policy is None
     assert config.stop.torque_off
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_park_where_the_simulated_arms_park(path: Path) -> None:
+    pytest.importorskip("mujoco")
+    from robotd.sim.arms import arm
+
+    config = load(path).arms[0]
+    assert config.park == arm(config.model).park_norm
