@@ -224,6 +224,41 @@ def _arm_model(name: str) -> str:
     return name
 
 
+@sim_app.command("bus")
+def sim_bus(
+    arm: ArmOption = "so101",
+    role: Annotated[str, typer.Option(help="follower or leader.")] = "follower",
+    link: Annotated[Path | None, typer.Option(help="A stable name for the port.")] = None,
+    baud_time: Annotated[
+        bool, typer.Option("--baud-time", help="Bytes take as long as on the wire.")
+    ] = False,
+    faults: Annotated[str, typer.Option(help="Faults, e.g. drop:p=0.01,mute:id=3:at=2s.")] = "",
+    physics: Annotated[str, typer.Option(help="mujoco, or ideal joints without it.")] = "mujoco",
+    factory: Annotated[
+        bool, typer.Option("--factory", help="Servos as delivered: all with id 1.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the faults.")] = 0,
+) -> None:
+    """Serve a simulated arm on a pseudo-terminal for any client; prints its path.
+
+    Example: [bold]robotd sim bus --arm koch --link /tmp/koch --faults drop:p=0.01[/]
+    """
+    from robotd.sim.bus_command import serve_bus_command
+
+    if physics not in ("mujoco", "ideal"):
+        raise ConfigError(f"--physics {physics}: allowed: mujoco, ideal")
+    serve_bus_command(
+        arm,
+        role,
+        link,
+        baud_time=baud_time,
+        faults=faults,
+        physics="ideal" if physics == "ideal" else "mujoco",
+        factory=factory,
+        seed=seed,
+    )
+
+
 @app.command()
 def demo(
     arm: ArmOption = "so101",

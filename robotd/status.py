@@ -184,11 +184,13 @@ def _headline(state: dict[str, Any]) -> Text:
 
 def _joint_table(state: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("joint")
+    table.add_column("joint", no_wrap=True)
     for column in ("measured", "asked", "applied", "units/s", "load", "deg C", "V"):
         table.add_column(column, justify="right")
     table.add_column("limited")
+    arms = {name.split(".")[0] for name in state["joints"]}
     for name, joint in state["joints"].items():
+        shown = name if len(arms) > 1 else name.split(".", 1)[1]
         values = [
             _cell(joint["position"], 1) if joint["valid"] else "[red]no reply[/]",
             _cell(joint["asked"], 1),
@@ -201,7 +203,7 @@ def _joint_table(state: dict[str, Any]) -> Table:
         flags = ", ".join(joint["limited"]).lower()
         if joint["status"]:
             flags = f"[red]servo status 0x{joint['status']:02x}[/] {flags}"
-        table.add_row(name, *values, flags)
+        table.add_row(shown, *values, flags)
     return table
 
 
