@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,11 @@ def main() -> None:
     except RobotdError as error:
         for line in str(error).splitlines():
             print(f"robotd: {line}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    except ModuleNotFoundError as error:
+        if error.name != "mujoco":
+            raise
+        print("robotd: the simulator is not installed: pip install 'robotd[sim]'", file=sys.stderr)
         sys.exit(USAGE_ERROR)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -106,6 +112,8 @@ def run(
 
 def _check_files(settings: Config, path: Path) -> None:
     """What can be refused before any process starts: missing files, a bundle for another arm."""
+    if settings.sim is not None and find_spec("mujoco") is None:
+        raise ConfigError(f"{path}: sim: the simulator is not installed: pip install 'robotd[sim]'")
     for arm in settings.arms:
         if not arm.calibration.is_file():
             raise ConfigError(
