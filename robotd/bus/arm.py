@@ -73,11 +73,13 @@ class Arm:
         slow_every: int = 4,
         margin_ns: int = 1_500_000,
         retries: int = 2,
+        fast: bool = True,
     ) -> None:
         """`detail`: "full" reads position, velocity and load on every tick, "lean" leaves out the
         load, which is then read in turn (500 Hz on a 1 Mbaud wire). `slow_every`: ticks between two
         questions for slow values. `margin_ns`: patience beyond the wire time before servos are
-        asked again, `retries` times at most and only inside the deadline.
+        asked again, `retries` times at most and only inside the deadline. `fast`: use Dynamixels'
+        fast sync read where all of them answer it.
         """
         if (model, role) not in ARM_MODELS:
             raise ServoError(f"arm {name}: no arm model {model!r} with role {role!r}")
@@ -107,6 +109,7 @@ class Arm:
             baud,
             margin_ns,
             retries,
+            fast,
             self._slow.late,
         )
         self._goals = DynamixelGoals(self._ids) if self._dynamixel else FeetechGoals(self._ids)
@@ -126,7 +129,7 @@ class Arm:
 
     @property
     def torque(self) -> tuple[int, ...]:
-        """Torque_Enable of each servo as last read; -1 where unknown."""
+        """Torque_Enable of each servo as last read, 0 after a restart; -1 where unknown."""
         return tuple(self._slow.torque)
 
     def connect(self, check_calibration: bool = True) -> None:

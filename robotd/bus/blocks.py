@@ -3,7 +3,7 @@
 Packets are built once; an answer that arrives as expected is taken apart by one `struct` call and
 compared with the headers it must have. Anything else is left to the reader's parser.
 
-A block starts at a fixed address and is read a few bytes longer in each of six variants, so the
+A block starts at a fixed address and is read a few bytes longer in each of eight variants, so the
 length of an answer tells which question it answers: a late reply is never taken for the next one.
 The bytes at the end are thrown away.
 """
@@ -18,7 +18,7 @@ from robotd.bus import dynamixel, feetech
 from robotd.bus.registers import STS_TABLE, XL430_TABLE, Protocol
 from robotd.errors import ServoError
 
-VARIANTS = 6
+VARIANTS = 8
 
 # Answers of all servos in chain order, in the registers' steps: error byte (None: no answer),
 # position, velocity, load (none where the block does not hold it).

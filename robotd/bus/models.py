@@ -56,10 +56,11 @@ _KOCH_COMMON = (
     Setting("Operating_Mode", 4, BODY),  # extended position: assembly may put 0/4095 in the range
     Setting("Operating_Mode", 5, (GRIPPER,)),  # current-based position: the grip has a limit
 )
+STS_ACCELERATION = 254  # 0 after a restart
 _SO_COMMON = (
     Setting("Return_Delay_Time", 0),
     Setting("Maximum_Acceleration", 254),
-    Setting("Acceleration", 254),
+    Setting("Acceleration", STS_ACCELERATION),
     Setting("Phase", 0, mask=0x10),  # angle feedback mode 0: positions stay in 0..4095
     Setting("Operating_Mode", 0),  # position
 )

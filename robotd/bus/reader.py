@@ -2,12 +2,13 @@
 
 The usual case is one write, one wait, one read and one decode. When the answer is not exactly as
 expected the bytes go through a resynchronising parser, and the servos still missing are asked
-again while the deadline allows, last one first: a servo that waits for its silent predecessor
-then comes before it.
+again while the deadline allows, in turn from the last and from the first: on a real chain a servo
+waits for its predecessor's answer, so a silent one hides those behind it.
 
 Neither protocol numbers its packets. So every question asks for a different number of bytes than
-the one before: two lengths in turn, and for a while after a failure four others. An answer of any
-other length than those of the present tick's questions is stale; it is counted and dropped.
+the one before: two lengths in turn, and for a while after a failure six others, enough for two
+ticks with two retries each. An answer of any other length than those of the present tick's
+questions is stale; it is counted and dropped.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,6 +48,7 @@ class ChainReader:
         baud: int = 1_000_000,
         margin_ns: int = 1_500_000,
         retries: int = 2,
+        fast: bool = True,
         side: Callable[[Status], bool] = lambda status: False,
     ) -> None:
         """`margin_ns`: patience beyond the wire time before servos are asked again. `side` takes
@@ -65,7 +67,7 @@ class ChainReader:
         self._fast: Blocks | None = None
         if protocol is Protocol.DYNAMIXEL:
             self._plain: Blocks = DynamixelBlocks(ids, detail)
-            self._fast = FastDynamixelBlocks(ids, detail)
+            self._fast = FastDynamixelBlocks(ids, detail) if fast else None
         else:
             self._plain = FeetechBlocks(ids, detail)
         self._active: Blocks = self._plain
@@ -133,12 +135,13 @@ class ChainReader:
         self._gather(data, found, lengths, deadline_ns)
         if self.fast and not found:
             self._note_fast_failure()
-        for _ in range(self._retries):
+        for retry in range(self._retries):
             missing = [servo_id for at, servo_id in enumerate(self._ids) if at not in found]
             if not missing:
                 break
             self._counters.timeouts += 1
-            if not self._ask_again(missing, lengths, deadline_ns):
+            order = missing if retry % 2 else missing[::-1]
+            if not self._ask_again(order, lengths, deadline_ns):
                 break
             self._gather(b"", found, lengths, deadline_ns)
         self._counters.failed_reads += len(found) < len(self._ids)
@@ -158,7 +161,7 @@ class ChainReader:
         """Ask the missing servos once more; False when there is no time for their answer."""
         self._variant = _cautious(self._variant)
         length = self._plain.lengths[self._variant]
-        packet = self._plain.request(self._variant, missing[::-1])
+        packet = self._plain.request(self._variant, missing)
         size = (length + self._packets.OVERHEAD) * len(missing)
         if self._clock() + (len(packet) + size) * self._byte_ns >= deadline_ns:
             return False
@@ -243,5 +246,5 @@ class ChainReader:
 
 
 def _cautious(variant: int) -> int:
-    """The next of the four longer variants: 2, 5, 4, 3, 2, ..."""
-    return 2 + (variant + 1) % 4
+    """The next of the six longer variants: 2, 3, 4, 5, 6, 7, 2, ..."""
+    return 2 + (variant - 1) % 6

@@ -3,7 +3,8 @@
 The question leaves behind the goals of a tick (or behind a block read when no goals are written),
 and its answer arrives while the loop sleeps; the next tick finds it in the input. So it costs the
 tick no waiting. With a question every 4th tick all twelve (six servos, two kinds) are asked in
-0.25 s at 200 Hz. A servo that restarted by itself is noticed that way: its torque is off.
+0.25 s at 200 Hz. A servo that restarted by itself is noticed that way: its torque is off, or what
+configuring wrote into its memory is gone.
 """
 
 import math
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 from robotd.bus.blocks import LEAN, sign10
 from robotd.bus.link import BusCounters, new_parser, packets_of
+from robotd.bus.models import STS_ACCELERATION
 from robotd.bus.registers import Protocol
 from robotd.bus.status import Status
 
@@ -22,7 +24,7 @@ _LONGEST_GAP = 16  # ticks
 _CONDITION, _SUPPLY, _LOAD = 0, 1, 2
 _PLACES = {
     Protocol.DYNAMIXEL: ((64, 7), (144, 3), (126, 2)),  # torque .. hardware error; V, degC; load
-    Protocol.FEETECH: ((40, 1), (62, 2), (60, 3)),  # torque; V, degC; load and V
+    Protocol.FEETECH: ((40, 3), (62, 2), (60, 12)),  # torque, acceleration; V, degC; load
 }
 ANSWER_BYTES = 64  # more than any answer here
 
@@ -39,7 +41,7 @@ class SlowReads:
         every: int = 4,
     ) -> None:
         count = len(ids)
-        self.torque = [UNKNOWN] * count  # Torque_Enable
+        self.torque = [UNKNOWN] * count  # Torque_Enable; 0 also after a restart
         self.hardware = [0] * count  # Dynamixel's Hardware_Error_Status as ServoStatus bits
         self.temperature_c = [math.nan] * count
         self.voltage_v = [math.nan] * count
@@ -106,7 +108,7 @@ class SlowReads:
         self._counters.skipped_bytes += self._parser.skipped - skipped
         if fits:
             self._missed[self._asked] = 0
-            self._gap = self._every
+            self._gap = max(self._every, self._gap - 1)
             return
         self._counters.slow_missed += 1
         self._gap = min(2 * self._gap, _LONGEST_GAP)
@@ -128,10 +130,12 @@ class SlowReads:
 
     def _store(self, servo: int, kind: int, params: bytes) -> None:
         dynamixel = self._protocol is Protocol.DYNAMIXEL
-        if kind == _CONDITION:
+        if kind == _CONDITION and dynamixel:
             self.torque[servo] = params[0]
-            if dynamixel:
-                self.hardware[servo] = packets_of(self._protocol).hardware_status(params[6])
+            self.hardware[servo] = packets_of(self._protocol).hardware_status(params[6])
+        elif kind == _CONDITION:
+            # A goal switches an STS servo on again after a restart: tell that by its settings.
+            self.torque[servo] = params[0] if params[1] == STS_ACCELERATION else 0
         elif kind == _SUPPLY:
             volts = int.from_bytes(params[:-1], "little")
             self.voltage_v[servo] = volts / 10

@@ -24,7 +24,7 @@ class ServoStatus(IntFlag):
     OVERCURRENT = 8  # or electrical shock
     ANGLE_LIMIT = 16
     OVERLOAD = 32
-    TORQUE_LOST = 64  # the arm is engaged, this servo's torque is off: rebooted or shut down
+    TORQUE_LOST = 64  # the arm is engaged, this servo has restarted or shut its torque off
     ALERT = 128  # a Dynamixel has an error; which one is read next
 
 
@@ -35,7 +35,7 @@ _TEXT = {
     ServoStatus.OVERCURRENT: "overcurrent or electrical shock",
     ServoStatus.ANGLE_LIMIT: "angle limit",
     ServoStatus.OVERLOAD: "overload",
-    ServoStatus.TORQUE_LOST: "torque went off",
+    ServoStatus.TORQUE_LOST: "torque went off or the servo restarted",
     ServoStatus.ALERT: "hardware alert",
 }
 

@@ -156,4 +156,3 @@ def test_error_bits_in_words() -> None:
     assert feetech.hardware_status(0x24) == ServoStatus.OVERHEAT | ServoStatus.OVERLOAD
     assert status_text(feetech.hardware_status(0x24)) == "overheated, overload"
     assert status_text(0) == ""
-    assert status_text(ServoStatus.TORQUE_LOST) == "torque went off"
