@@ -125,6 +125,7 @@ def train(
     """Train on samples, with DAgger rounds; the checkpoint is written as it goes."""
     import torch
 
+    from robotd_policies.provenance import provenance
     from robotd_policies.train import TrainConfig, Trainer
     from robotd_policies.world import World
 
@@ -132,6 +133,7 @@ def train(
     with _plain_errors():
         if resume:
             trainer = Trainer.resume(out)
+            trainer.commands.append(provenance())
         else:
             config = TrainConfig(
                 arm=arm,

@@ -8,6 +8,7 @@ moving average of the weights. All follows from the seed; a checkpoint holds wha
 import copy
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -195,21 +196,21 @@ class Trainer:
 
     def run(self, world: World, report: Report, minutes: float | None = None) -> bool:
         """Train to the last step; False when the time limit came first (resume goes on)."""
-        began = time.monotonic()
+        began, before = time.monotonic(), self.seconds
         losses: list[tuple[float, float]] = []
         while self.step < self.config.steps:
             if self.round < self.config.dagger_rounds and self.step >= self._round_at():
                 self._dagger(world, report)
             losses.append(self.train_step())
+            self.seconds = before + time.monotonic() - began
             if self.step % 50 == 0 or self.step == self.config.steps:
                 loss, near = np.mean(losses, 0)
                 losses.clear()
                 report({"step": self.step, "loss": float(loss), "near": float(near)})
             if self.step % 500 == 0:
                 self.save()
-            if minutes is not None and time.monotonic() - began > 60 * minutes:
+            if minutes is not None and self.seconds - before > 60 * minutes:
                 break
-        self.seconds += time.monotonic() - began
         self.save()
         return self.step >= self.config.steps
 
@@ -224,6 +225,7 @@ class Trainer:
         share = self.config.dagger_help * 0.5**self.round
         behaviour = collect.mixed(self.policy().act, share, np.random.default_rng(start))
         folder = self.folder / f"dagger_{self.round}"
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped in this round
         result = collect.collect(
             world,
             behaviour,
@@ -235,6 +237,7 @@ class Trainer:
         self.round += 1
         self._load_samples()
         self.history.append({"round": self.round, "step": self.step, **result.as_json()})
+        self.save()
         report(self.history[-1])
 
     def _load_samples(self) -> None:
@@ -327,6 +330,6 @@ class Trainer:
         trainer.step, trainer.round = state["step"], state["round"]
         trainer.seconds, trainer.history = state["seconds"], state["history"]
         trainer.steps_before = state["steps_before"]
-        trainer.commands = [*state["commands"], provenance()]
+        trainer.commands = state["commands"]
         trainer._load_samples()
         return trainer
