@@ -267,6 +267,27 @@ def sim_bus(
     )
 
 
+@sim_app.command("film")
+def sim_film(
+    out: Annotated[Path, typer.Argument(help="FILE.png to write.", show_default=False)],
+    arm: ArmOption = "so101",
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle folder; default: the shipped one.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scene.")] = 1_000_000,
+) -> None:
+    """Run one episode on the virtual clock and save six of its moments as one picture.
+
+    Example: [bold]robotd sim film lift.png --arm koch --seed 7[/]
+    """
+    from robotd.evaluate import shipped_bundle
+    from robotd.film import film
+
+    model = _arm_model(arm)
+    result = film(model, bundle or shipped_bundle(model), seed, out)
+    print(f"{out}: {'lifted' if result.success else result.note} after {result.seconds:.1f} s")
+
+
 @app.command()
 def demo(
     arm: ArmOption = "so101",

@@ -7,6 +7,7 @@ cameras' rate and may be one period old, and a chunk arrives `LATENCY_NS` after 
 """
 
 from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -230,8 +231,16 @@ class SteppedStage:
         self.tick()
         self.bring("arm", Mode.HOLD)
 
-    def episode(self, seed: int, time_limit_s: float = TIME_LIMIT_S) -> EpisodeResult:
-        """Reset, run the policy (or the given source) until success, time-out or fault."""
+    def episode(
+        self,
+        seed: int,
+        time_limit_s: float = TIME_LIMIT_S,
+        watch: Callable[[], None] | None = None,
+    ) -> EpisodeResult:
+        """Reset, run the policy (or the given source) until success, time-out or fault.
+
+        `watch` is called after every tick.
+        """
         self.reset(seed)
         if self._source is not None:
             self._source.begin(seed)
@@ -241,6 +250,8 @@ class SteppedStage:
         while (elapsed_s := self.physics.time_s - begun_s) <= time_limit_s:
             self._feed(elapsed_s)
             self.tick()
+            if watch is not None:
+                watch()
             if self.task.success:
                 return EpisodeResult(seed, True, round(self.task.success_s - begun_s, 3))
             report = self.loop.report
