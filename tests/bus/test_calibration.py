@@ -8,9 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lerobot.motors import Motor, MotorCalibration, MotorNormMode
-from lerobot.motors.dynamixel import DynamixelMotorsBus
-from lerobot.motors.feetech import FeetechMotorsBus
 
 from robotd.bus.calibration import Calibration, JointCalibration
 from robotd.bus.registers import JOINTS, Protocol
@@ -167,9 +164,12 @@ def calibrations(draw: st.DrawFn) -> dict[str, JointCalibration]:
     return rows
 
 
-def lerobots(
-    rows: dict[str, JointCalibration], protocol: Protocol, signed: bool
-) -> DynamixelMotorsBus | FeetechMotorsBus:
+def lerobots(rows: dict[str, JointCalibration], protocol: Protocol, signed: bool) -> Any:
+    """LeRobot's own bus with this calibration. Imported here: that takes seconds."""
+    from lerobot.motors import Motor, MotorCalibration, MotorNormMode
+    from lerobot.motors.dynamixel import DynamixelMotorsBus
+    from lerobot.motors.feetech import FeetechMotorsBus
+
     feetech = protocol is Protocol.FEETECH
     grip = MotorNormMode.RANGE_M100_100 if signed else MotorNormMode.RANGE_0_100
     motors = {
