@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from robotd import __version__
+from robotd.bench.commands import bench_app
 from robotd.config import Config, default_runtime_dir, load
 from robotd.errors import ConfigError, RobotdError
 from robotd.ipc.inbox import CommandName, InboxClient
@@ -31,7 +32,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 sim_app = typer.Typer(help="Simulated arms.", no_args_is_help=True)
-bench_app = typer.Typer(help="Measure this machine and this code.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
 app.add_typer(sim_app, name="sim")
 app.add_typer(bench_app, name="bench")

@@ -48,6 +48,7 @@ def _run(config: Config) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """`robotd run`, and the time of its start; ended as a user would end it."""
     path = config.runtime_dir / "start.json"
     config.save(path)
+    (config.runtime_dir / RING_NAME).unlink(missing_ok=True)  # that of the start before
     with open(config.runtime_dir / "start.log", "wb") as log:
         begun_ns = time.monotonic_ns()
         process = subprocess.Popen(
@@ -84,8 +85,12 @@ def first_tick_ns(config: Config, process: subprocess.Popen[bytes]) -> int:
             if report is not None:
                 return report.deadline_ns
         time.sleep(0.01)
-    words = (config.runtime_dir / "start.log").read_text(errors="replace").strip()
-    raise ProcessError(f"`robotd run` made no tick: {words[-500:] or 'no message'}")
+    raise ProcessError(f"`robotd run` made no tick: {_last_words(config)}")
+
+
+def _last_words(config: Config) -> str:
+    text = (config.runtime_dir / "start.log").read_text(errors="replace").strip()
+    return text[-500:] or "no message"
 
 
 def _starts(config: Config, count: int, step: Steps, what: str) -> tuple[list[float], Table]:
@@ -97,6 +102,8 @@ def _starts(config: Config, count: int, step: Steps, what: str) -> tuple[list[fl
             seconds.append((first_tick_ns(config, process) - begun_ns) / 1e9)
             if number == count - 1:
                 time.sleep(_SETTLE_S)
+                if process.poll() is not None:
+                    raise ProcessError(f"`robotd run` ended by itself: {_last_words(config)}")
                 usage = Usage.begin(config.runtime_dir)
                 time.sleep(1.0)
                 processes = usage.table(f"processes in IDLE, {what}", 1.0)
