@@ -3,8 +3,8 @@
 Packets are built once; an answer that arrives as expected is taken apart by one `struct` call and
 compared with the headers it must have. Anything else is left to the reader's parser.
 
-A block starts at a fixed address and is read a few bytes longer in each of eight variants, so the
-length of an answer tells which question it answers: a late reply is never taken for the next one.
+A block starts at a fixed address and is read up to seven bytes longer in its variants, so that the
+length of an answer can tell which question it answers: a late reply is not taken for the next one.
 The bytes at the end are thrown away.
 """
 

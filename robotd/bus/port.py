@@ -1,9 +1,12 @@
 """A byte pipe to one bus: serial device, pseudo-terminal, or inherited descriptor.
 
 `SerialPort` is opened by path (raw, exclusive, low latency where the driver can) or takes an open
-descriptor, which may also be a stream socket. Nothing here waits past a deadline or spins: on a
-terminal VMIN is set to the length of the reply (VTIME 0), so the wait ends once, when all of it
-is there. All failures are PortError; a hang-up is noticed on the next read or write.
+descriptor, which may also be a stream socket. Nothing here waits past a deadline or spins. All
+failures are PortError; a hang-up is noticed on the next read or write.
+
+On a terminal that is read again and again for the same number of bytes VMIN is set to that number
+(VTIME 0): a wait then ends once, when all of them are there. It is changed seldom, for each change
+makes some USB adapters talk to their device for a millisecond.
 """
 
 import errno
@@ -21,6 +24,7 @@ from robotd.errors import PortError
 _WRITE_PATIENCE_S = 0.005  # a healthy port takes a tick's bytes at once
 _FLUSH_CHUNK = 4096
 _LARGEST_VMIN = 255
+_STEADY_READS = 8  # of the same size, before VMIN follows
 _GONE = (errno.EIO, errno.ENODEV, errno.ENXIO, errno.EPIPE, errno.ECONNRESET, errno.EBADF)
 
 
@@ -81,6 +85,8 @@ class SerialPort:
             raise PortError(f"{self.name}: not a usable descriptor: {error.strerror}") from None
         self._fd = fd
         self._vmin = 1
+        self._size = 0  # of the last read
+        self._steady = 0  # reads of that size in a row
 
     def write(self, data: bytes) -> None:
         """Hand `data` to the kernel; raises PortError when it does not take it within 5 ms."""
@@ -108,12 +114,14 @@ class SerialPort:
         """At most `size` bytes, waiting until `deadline_ns` (CLOCK_MONOTONIC) for all of them."""
         data = b""
         try:
-            self._wait(size, deadline_ns)
+            if self._terminal and deadline_ns and size != self._vmin:
+                self._suit(size)
+            self._wait(deadline_ns)
             while True:
                 try:
                     part = os.read(self._fd, size - len(data))
                 except BlockingIOError:
-                    if not self._wait(size - len(data), deadline_ns):
+                    if not self._wait(deadline_ns, bool(data)):
                         return data
                     continue
                 if not part:
@@ -124,16 +132,13 @@ class SerialPort:
         except (OSError, ValueError) as error:
             raise self._lost(error) from None
 
-    def _wait(self, size: int, deadline_ns: int) -> bool:
-        """Sleep until `size` bytes can be read; False when the deadline had already passed.
-
-        On a socket the first byte ends the wait.
-        """
+    def _wait(self, deadline_ns: int, for_the_rest: bool = False) -> bool:
+        """Sleep until there is something to read; False when the deadline had already passed."""
         left_ns = deadline_ns - time.monotonic_ns()
         if left_ns <= 0:
             return False
-        if self._terminal and self._vmin != size:
-            self._set_vmin(size)
+        if for_the_rest and self._vmin > 1:
+            self._set_vmin(1)
         select.select((self._fd,), (), (), left_ns * 1e-9)
         return True
 
@@ -169,10 +174,16 @@ class SerialPort:
         self._reopener = None
         self._drop()
 
+    def _suit(self, size: int) -> None:
+        """Have VMIN not above what is read now, and equal to what is always read."""
+        self._steady = self._steady + 1 if size == self._size else 0
+        self._size = size
+        if self._steady >= _STEADY_READS and size <= _LARGEST_VMIN:
+            self._set_vmin(size)
+        elif self._vmin > size:
+            self._set_vmin(1)
+
     def _set_vmin(self, size: int) -> None:
-        size = min(size, _LARGEST_VMIN)
-        if size == self._vmin:
-            return
         try:
             mode = termios.tcgetattr(self._fd)
             mode[6][termios.VMIN] = size

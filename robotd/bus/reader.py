@@ -5,9 +5,9 @@ expected the bytes go through a resynchronising parser, and the servos still mis
 again while the deadline allows, in turn from the last and from the first: on a real chain a servo
 waits for its predecessor's answer, so a silent one hides those behind it.
 
-Neither protocol numbers its packets. So every question asks for a different number of bytes than
-the one before: two lengths in turn, and for a while after a failure six others, enough for two
-ticks with two retries each. An answer of any other length than those of the present tick's
+Neither protocol numbers its packets. So after a tick in which anything went wrong, and an answer
+may still be on its way, every question asks for a different number of bytes, enough different ones
+for two ticks with two retries each. An answer of any other length than those of the present tick's
 questions is stale; it is counted and dropped.
 """
 
@@ -107,7 +107,7 @@ class ChainReader:
             self._wary -= 1
             self._variant = _cautious(self._variant)
         else:
-            self._variant = 0 if self._variant else 1
+            self._variant = 0
         self._send(self._active.requests[self._variant], self._active.sizes[self._variant])
         self._counters.reads += 1
 
@@ -135,13 +135,13 @@ class ChainReader:
         self._gather(data, found, lengths, deadline_ns)
         if self.fast and not found:
             self._note_fast_failure()
-        for retry in range(self._retries):
+        for retry in range(self._retries + 1):
             missing = [servo_id for at, servo_id in enumerate(self._ids) if at not in found]
             if not missing:
                 break
             self._counters.timeouts += 1
             order = missing if retry % 2 else missing[::-1]
-            if not self._ask_again(order, lengths, deadline_ns):
+            if retry == self._retries or not self._ask_again(order, lengths, deadline_ns):
                 break
             self._gather(b"", found, lengths, deadline_ns)
         self._counters.failed_reads += len(found) < len(self._ids)
@@ -246,5 +246,5 @@ class ChainReader:
 
 
 def _cautious(variant: int) -> int:
-    """The next of the six longer variants: 2, 3, 4, 5, 6, 7, 2, ..."""
-    return 2 + (variant - 1) % 6
+    """The next of the seven longer variants: 1, 2, 3, 4, 5, 6, 7, 1, ..."""
+    return 1 + variant % 7

@@ -122,7 +122,7 @@ def test_two_arms_are_asked_before_either_answers() -> None:
     rigs = [armed("so101", wire=True)[0] for _ in range(2)]
     for rig in rigs:
         rig.arm.request()
-    wire_ns = (14 + 6 * 13) * 10_000  # bytes at 1 Mbaud
+    wire_ns = (14 + 6 * 12) * 10_000  # bytes at 1 Mbaud
     for rig in rigs:
         assert all(valid(rig.arm.collect(rig.now_ns + wire_ns + MS)))
 
@@ -208,7 +208,7 @@ def test_a_wire_too_slow_for_slow_questions_gets_fewer_of_them(model: str) -> No
         assert all(valid(rig.arm.collect(rig.now_ns + 5 * MS)))
         rig.arm.write(present)
         # Time for readings and goals; the loop comes back while the slow answer is on the wire.
-        rig.now_ns += 1_300_000 if model == "so101" else 1_750_000
+        rig.now_ns += 1_200_000 if model == "so101" else 1_750_000
     assert rig.arm.counters.slow_reads < ticks // 3
     assert rig.arm.counters.failed_reads == 0
 
@@ -340,6 +340,7 @@ FAULTS = st.lists(
     ),
     min_size=1,
     max_size=3,
+    unique=True,  # damage done twice may cancel out in a Feetech checksum
 )
 
 

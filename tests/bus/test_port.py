@@ -99,6 +99,40 @@ def test_more_than_255_bytes(ends: tuple[SerialPort, int]) -> None:
     sender.join()
 
 
+def test_steady_reads_of_a_terminal_wake_once_and_others_still_work() -> None:
+    """VMIN follows reads of one size, seldom; shorter, longer and partial answers come through."""
+    peer, mine = pty.openpty()
+    port = SerialPort.from_fd(mine)
+
+    def vmin() -> int:
+        return int(termios.tcgetattr(mine)[6][termios.VMIN])
+
+    def exchange(size: int, sent: int | None = None) -> None:
+        data = os.urandom(size if sent is None else sent)
+        os.write(peer, data)
+        assert port.read(size, after(LATER_NS if sent is None else SOON_NS)) == data[:size]
+
+    for _ in range(20):
+        exchange(72)
+    assert vmin() == 72
+    exchange(72, sent=40)  # the rest is lost
+    assert vmin() == 72
+    exchange(10)
+    assert vmin() == 1
+    exchange(300)
+    for _ in range(20):
+        exchange(72)
+        exchange(73)
+    assert vmin() == 1
+    for _ in range(20):
+        exchange(78)
+    assert vmin() == 78
+    os.write(peer, b"abc")
+    assert port.read(3, after(LATER_NS)) == b"abc"
+    port.close()
+    os.close(peer)
+
+
 def test_flush_counts_what_it_drops(ends: tuple[SerialPort, int]) -> None:
     port, peer = ends
     os.write(peer, b"x" * 100)
