@@ -20,6 +20,7 @@ from robotd.bus.blocks import (
     FastDynamixelBlocks,
     FeetechBlocks,
     FeetechGoals,
+    detail_for,
 )
 from robotd.bus.link import BusCounters
 from robotd.bus.port import SerialPort
@@ -37,6 +38,7 @@ from tests.bus.peer import (
 )
 
 IDS = (1, 2, 3, 4, 5, 6)
+BOTH = pytest.mark.parametrize("protocol", Protocol)
 MEMORY = bytes(range(100, 200))  # what follows a block; to be thrown away
 
 positions_x = st.integers(-(2**31), 2**31 - 1)
@@ -155,6 +157,14 @@ def test_goals_that_do_not_fit_are_refused() -> None:
         DynamixelGoals(IDS).packet([2**31] + [0] * 5)
 
 
+@BOTH
+def test_the_block_is_chosen_by_what_the_wire_allows(protocol: Protocol) -> None:
+    assert detail_for(protocol, 1_000_000, 5_000_000) == FULL
+    assert detail_for(protocol, 1_000_000, 2_000_000) == LEAN
+    assert detail_for(protocol, 4_000_000, 2_000_000) == FULL
+    assert detail_for(protocol, 57_600, 20_000_000) == LEAN
+
+
 # Reading
 
 
@@ -200,7 +210,6 @@ class Chain:
         return dynamixel_status(servo_id, x_block(place, -5, 7, length))
 
 
-BOTH = pytest.mark.parametrize("protocol", Protocol)
 GOOD = [2000 + i for i in IDS]
 
 
