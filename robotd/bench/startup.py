@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from robotd.ipc.ring import RING_NAME, RingReader
 
 _READY_S = 60.0
 _END_S = 30.0
-_SETTLE_S = 3.0  # from the first tick until memory is read
+_SETTLE_S = 2.0  # from the first tick until memory is read
 _BAUD = 1_000_000
 _RATE_HZ = 200
 MODULES = (
@@ -132,14 +132,19 @@ def _start_row(what: str, seconds: list[float]) -> dict[str, Any]:
     }
 
 
-def bench_startup(count: int, arm: str = "so101", bundle: Path | None = None) -> Report:
-    """`count` starts of each set-up, `count` imports of each module."""
+def bench_startup(
+    count: int,
+    arm: str = "so101",
+    bundle: Path | None = None,
+    modules: Sequence[str] = MODULES,
+) -> Report:
+    """`count` starts of each set-up, `count` imports of each module (the first has the goal)."""
     report = Report("startup", describe(), {"starts": count, "arm": arm})
     chosen = find_bundle(arm, bundle, report.notes)
     simulated = "simulated arm, two cameras" + (", policy worker" if chosen else "")
     on_port = "arm on a port"
     rows, memory = [], []
-    with steps("startup", 2 * count + len(MODULES)) as step:
+    with steps("startup", 2 * count + len(modules)) as step:
         for what in (on_port, simulated):
             with _config(arm, chosen, what == on_port) as config:
                 seconds, processes = _starts(config, count, step, what)
@@ -149,7 +154,7 @@ def bench_startup(count: int, arm: str = "so101", bundle: Path | None = None) ->
                 Goal(f"`robotd run` to the first tick, {what}", median(seconds), 1.5, "s")
             )
         imports = []
-        for module in MODULES:
+        for module in modules:
             step(f"import {module}")
             imports.append((module, import_seconds(module, count)))
     report.goals.append(Goal("import of the control process", imports[0][1], 0.3, "s"))
