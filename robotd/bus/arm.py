@@ -19,7 +19,7 @@ from robotd.bus.calibration import Calibration
 from robotd.bus.link import BusCounters, Link
 from robotd.bus.models import ARM_MODELS
 from robotd.bus.port import Port
-from robotd.bus.reader import ChainReader
+from robotd.bus.reader import ChainReader, ReadOptions
 from robotd.bus.registers import JOINTS, Protocol
 from robotd.bus.setup import ServoSetup
 from robotd.bus.slow import ANSWER_BYTES, SlowReads
@@ -76,10 +76,8 @@ class Arm:
         fast: bool = True,
     ) -> None:
         """`detail`: "full" reads position, velocity and load on every tick, "lean" leaves out the
-        load, which is then read in turn (500 Hz on a 1 Mbaud wire). `slow_every`: ticks between two
-        questions for slow values. `margin_ns`: patience beyond the wire time before servos are
-        asked again, `retries` times at most and only inside the deadline. `fast`: use Dynamixels'
-        fast sync read where all of them answer it.
+        load, which is then read in turn; `blocks.detail_for` chooses. `slow_every`: ticks between
+        two questions for slow values. For the others see ReadOptions. Raises ServoError.
         """
         if (model, role) not in ARM_MODELS:
             raise ServoError(f"arm {name}: no arm model {model!r} with role {role!r}")
@@ -99,18 +97,9 @@ class Arm:
         self._link = Link(port, protocol, clock, self.counters, self._label)
         self._setup = ServoSetup(name, self.model, self.calibration, self._link)
         self._slow = SlowReads(protocol, self._ids, self.counters, detail, slow_every)
+        options = ReadOptions(detail, baud, margin_ns, retries, fast)
         self._reader = ChainReader(
-            port,
-            protocol,
-            self._ids,
-            clock,
-            self.counters,
-            detail,
-            baud,
-            margin_ns,
-            retries,
-            fast,
-            self._slow.late,
+            port, protocol, self._ids, clock, self.counters, options, self._slow.late
         )
         self._goals = DynamixelGoals(self._ids) if self._dynamixel else FeetechGoals(self._ids)
         self._scales = tuple(self._scale(joint) for joint in JOINTS)

@@ -12,6 +12,7 @@ questions is stale; it is counted and dropped.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from robotd.bus import dynamixel
 from robotd.bus.blocks import (
@@ -34,6 +35,17 @@ _FAST_FAILURES = 3  # in a row, then sync read for good
 _LENGTH_SLACK = 16  # a length field holds a little more than the data, and stuffing
 
 
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How a chain is read."""
+
+    detail: str = FULL  # which block, see blocks.SPECS
+    baud: int = 1_000_000
+    margin_ns: int = 1_500_000  # patience beyond the wire time before servos are asked again
+    retries: int = 2  # at most, and only inside the deadline
+    fast: bool = True  # use fast sync read where all servos answer it
+
+
 class ChainReader:
     """Block reads of one chain; `request`, then `collect` the rows in chain order."""
 
@@ -44,32 +56,26 @@ class ChainReader:
         ids: Sequence[int],
         clock: Callable[[], int],
         counters: BusCounters,
-        detail: str = FULL,
-        baud: int = 1_000_000,
-        margin_ns: int = 1_500_000,
-        retries: int = 2,
-        fast: bool = True,
+        options: ReadOptions,
         side: Callable[[Status], bool] = lambda status: False,
     ) -> None:
-        """`margin_ns`: patience beyond the wire time before servos are asked again. `side` takes
-        answers to questions that others asked on this bus, and says whether it did.
-        """
+        """`side` may take answers to questions of others on this bus; it says whether it did."""
         self._port = port
         self._clock = clock
         self._counters = counters
         self._ids = tuple(ids)
         self._index = {servo_id: at for at, servo_id in enumerate(ids)}
         self._packets = packets_of(protocol)
-        self._byte_ns = _BITS_PER_BYTE * 1_000_000_000 // baud
-        self._margin_ns = margin_ns
-        self._retries = retries
+        self._byte_ns = _BITS_PER_BYTE * 1_000_000_000 // options.baud
+        self._margin_ns = options.margin_ns
+        self._retries = options.retries
         self._side = side
         self._fast: Blocks | None = None
         if protocol is Protocol.DYNAMIXEL:
-            self._plain: Blocks = DynamixelBlocks(ids, detail)
-            self._fast = FastDynamixelBlocks(ids, detail) if fast else None
+            self._plain: Blocks = DynamixelBlocks(ids, options.detail)
+            self._fast = FastDynamixelBlocks(ids, options.detail) if options.fast else None
         else:
-            self._plain = FeetechBlocks(ids, detail)
+            self._plain = FeetechBlocks(ids, options.detail)
         self._active: Blocks = self._plain
         longest = max(self._plain.lengths) + _LENGTH_SLACK
         if self._fast is not None:

@@ -24,7 +24,7 @@ from robotd.bus.blocks import (
 )
 from robotd.bus.link import BusCounters
 from robotd.bus.port import SerialPort
-from robotd.bus.reader import ChainReader
+from robotd.bus.reader import ChainReader, ReadOptions
 from robotd.bus.registers import STS_TABLE, XL430_TABLE, Protocol
 from robotd.errors import ServoError
 from tests.bus.peer import (
@@ -174,15 +174,8 @@ PATIENT_NS = 100_000_000  # a busy machine may keep the peer waiting that long
 def reader_on(
     port: SerialPort, protocol: Protocol, margin_ns: int = LATER_NS, retries: int = 2
 ) -> ChainReader:
-    return ChainReader(
-        port,
-        protocol,
-        IDS,
-        time.monotonic_ns,
-        BusCounters(),
-        margin_ns=margin_ns,
-        retries=retries,
-    )
+    options = ReadOptions(margin_ns=margin_ns, retries=retries)
+    return ChainReader(port, protocol, IDS, time.monotonic_ns, BusCounters(), options)
 
 
 class Chain:
