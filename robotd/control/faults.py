@@ -2,8 +2,8 @@
 
 | fault | the arm does |
 |---|---|
-| BUS_SILENT, PORT_LOST | that arm: nothing is sent, its servos hold; the others brake, hold |
-| SERVO_ERROR, TORQUE_LOST, FOLLOWING, RANGE | brakes and holds (category 2) |
+| SERVO_ERROR, FOLLOWING, RANGE | brakes and holds (category 2) |
+| BUS_SILENT, PORT_LOST, TORQUE_LOST | that arm: no more goals, its servos hold; others as above |
 | GUARD, INTERNAL | stays at the last goal that passed the guard; the limiter is not asked |
 | OVERHEAT | that arm: torque off at once; the others brake and hold |
 | ESTOP, ENGAGE_FAILED | torque off at once, all arms (category 0) |
@@ -23,16 +23,18 @@ class Stop(Enum):
     """How motion ends when a fault occurs."""
 
     HOLD = "brake, then hold"
+    LEAVE = "no more goals to the arm concerned, the others brake and hold"
     FREEZE = "repeat the last goal"
     RELEASE_ARM = "torque off on the arm concerned, the others brake and hold"
     RELEASE = "torque off everywhere"
 
 
+# A Feetech servo switches its torque on when it is sent a goal: so one that has lost it gets none.
 STOPS: dict[Fault, Stop] = {
-    Fault.BUS_SILENT: Stop.HOLD,
-    Fault.PORT_LOST: Stop.HOLD,
+    Fault.BUS_SILENT: Stop.LEAVE,
+    Fault.PORT_LOST: Stop.LEAVE,
     Fault.SERVO_ERROR: Stop.HOLD,
-    Fault.TORQUE_LOST: Stop.HOLD,
+    Fault.TORQUE_LOST: Stop.LEAVE,
     Fault.GUARD: Stop.FREEZE,
     Fault.FOLLOWING: Stop.HOLD,
     Fault.OVERHEAT: Stop.RELEASE_ARM,
@@ -107,7 +109,8 @@ class Watch:
         """What speaks against arming or clearing now, "" for nothing."""
         for index, reading in enumerate(readings):
             if reading.status & (self._errors[index] | _OVERHEAT):
-                return self._status_text(index, reading)
+                text = self._status_text(index, reading)
+                return f"{text}; if that stays, switch the arm's power off and on"
             if reading.temperature_c > self._hottest:
                 return self._heat_text(index, reading)
         return ""

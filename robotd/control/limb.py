@@ -5,6 +5,7 @@ arm that does not answer counts failed reads, an arm whose port is gone is `lost
 and `release` take longer than a tick; the arm is then at rest or without torque.
 """
 
+import math
 from collections.abc import Sequence
 
 from robotd.bus.arm import Arm, JointReading
@@ -15,6 +16,8 @@ from robotd.control.limits import JointLimits, JointState, limit, seed, stopping
 from robotd.errors import BusError, ConfigError, PortError
 from robotd.ipc.ring import Fault
 
+_TRUST_S = 0.05  # a servo that was silent for longer may have restarted, without torque
+_DOUBT_S = 1.0  # every servo's torque has been read once more within that time
 _RATE_MARGIN = 1.05  # between the limiter's velocity and the guard's rate: wake-up jitter
 
 
@@ -43,7 +46,7 @@ class Limb:
             for name, h, joint in zip(self.names, hard, arm.joints, strict=True)
         ]
         self.watch = Watch(watched, config.max_temperature_c, period_s)
-        nothing = float("nan")
+        nothing = math.nan
         self.readings: list[JointReading] = []
         self.position = [nothing] * len(self.names)  # the last valid ones
         self.states: list[JointState] = [seed(nothing)] * len(self.names)
@@ -53,8 +56,11 @@ class Limb:
         self.failed = 0  # failed reads in all
         self.lost = ""  # why there is no contact, "" when there is
         self.lost_fault = Fault.NONE
-        self.driven = False  # goals are written; False after a loss of contact: its servos hold
+        self.driven = False  # goals are written
         self._releasing = False  # torque off was not confirmed yet
+        self._trust = math.ceil(_TRUST_S / period_s)
+        self._check = math.ceil(_DOUBT_S / period_s)
+        self._doubt = 0  # ticks until goals are written again after a silence
         self._settings_lost = False  # a servo may have restarted: configure before arming
 
     # Reading
@@ -83,16 +89,36 @@ class Limb:
                 self.position[index] = reading.position
             else:
                 good = False
-        if good:
-            self.silent = 0
-        else:
+        if not good:
             self.silent += 1
             self.failed += 1
+            if self.silent >= self._trust and (self.driven or self._doubt):
+                self.driven = False
+                self._doubt = self._check
+                self.seed(self.guard.last)
+            return
+        self.silent = 0
+        if self._doubt:
+            self._doubt -= 1
+            self.driven = self._doubt == 0
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether goals are held back until it is known that no servo has lost its torque.
+
+        A Feetech servo that restarted would switch its torque on with the next goal, and jump.
+        """
+        return self._doubt > 0
+
+    def leave(self) -> None:
+        """Write no more goals: what torque there is holds the arm where it is."""
+        self.driven = False
+        self._doubt = 0
 
     def silent_joints(self) -> str:
         """The joints that did not answer in the last tick, in words."""
-        missing = [name for name, r in zip(self.names, self.readings, strict=False) if not r.valid]
-        return "no servo" if len(missing) == len(self.names) else ", ".join(missing) or "unknown"
+        missing = [n for n, r in zip(self.names, self.readings, strict=False) if not r.valid]
+        return "any servo" if len(missing) == len(self.readings) else ", ".join(missing)
 
     def look(self) -> Finding | None:
         """The first fault in this tick's readings."""
@@ -108,7 +134,7 @@ class Limb:
         if self.lost:
             return self.lost
         if self.silent >= READINGS or not self.readings:
-            return f"{self.id}: {self.silent_joints()} does not answer"
+            return f"{self.id}: no answer from {self.silent_joints()}; check cable and power"
         return self.watch.obstacle(self.readings)
 
     def misplaced(self) -> str:
@@ -119,19 +145,24 @@ class Limb:
     def engage(self, now_ns: int) -> None:
         """Goal := present, then torque on; limiter and guard start there. Raises BusError."""
         self.engaged = True  # from now on torque may be on
+        self._start(self.position, now_ns)
         positions = self.arm.engage()
         outside = self.guard.outside(positions)
         if outside is not None:
             raise BusError(f"{outside.reason}; move it inside by hand")
         self.driven = True
         self._releasing = False
+        self._start(positions, now_ns)
+        self.watch.restart()
+
+    def _start(self, positions: Sequence[float], now_ns: int) -> None:
+        """Limiter and guard go on from these goals."""
         self.seed(positions)
         self.guard.start(positions, now_ns)
-        self.watch.restart()
 
     def release(self) -> str:
         """Torque off; "" when every servo has confirmed it. Otherwise it is tried again."""
-        self.driven = False
+        self.leave()
         self._releasing = self.engaged or self._releasing
         try:
             self.arm.release()
@@ -202,7 +233,7 @@ class Limb:
     def lose(self, fault: Fault, reason: str) -> None:
         """There is no contact any more; the servos hold their last goal by themselves."""
         self.lost, self.lost_fault = reason, fault
-        self.driven = False
+        self.leave()
         self._settings_lost = True
         self.readings = [JointReading() for _ in self.names]
 

@@ -68,7 +68,8 @@ class JointLimits:
     ) -> "JointLimits":
         """From units/s and units/s^2 and the nominal period."""
         change = acceleration * period_s**2
-        return cls(position[0], position[1], velocity * period_s, change, following)
+        lower, upper = position
+        return cls(float(lower), float(upper), velocity * period_s, change, following)
 
 
 class JointState(NamedTuple):

@@ -113,6 +113,10 @@ class Supervisor:
             return "no arm has a park pose: set `park` in the configuration"
         if event is Event.POLICY and not source:
             return "the command names no source of chunks (a bundle's digest)"
+        if event in (Event.PARK, Event.POLICY):
+            doubtful = [limb.id for limb in self._limbs if limb.doubtful]
+            if doubtful:
+                return f"{doubtful[0]}: was silent; torque is being checked, try again in a second"
         if event in (Event.ARM, Event.CLEAR):
             for limb in self._limbs:
                 why = limb.obstacle() or (limb.misplaced() if event is Event.ARM else "")
@@ -225,7 +229,9 @@ class Supervisor:
             why = self._release_all()
             if why:
                 self.say(f"{text}; but {why}")
-        elif stop is Stop.RELEASE_ARM and limb is not None:
+        elif limb is not None and stop is Stop.LEAVE:
+            limb.leave()
+        elif limb is not None and stop is Stop.RELEASE_ARM:
             limb.release()
         self.results.settle(f"in a fault: {text}")
 

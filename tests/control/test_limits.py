@@ -86,6 +86,33 @@ def test_no_stream_of_targets_leaves_the_envelope(
     assert_envelope(applied, start, limits)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    limits_strategy(),
+    st.lists(st.tuples(st.floats(-1.1, 1.1), st.integers(1, 200)), min_size=1, max_size=4),
+)
+def test_a_stream_that_runs_into_the_end_of_the_range_is_braked_in_time(
+    limits: JointLimits, ramps: list[tuple[float, int]]
+) -> None:
+    """Slopes are shares of the velocity limit; the stream does not care about the range."""
+    start = (limits.lower + limits.upper) / 2
+    targets, at = [], start
+    for slope, ticks in ramps:
+        for _ in range(ticks):
+            at += slope * limits.step
+            targets.append(at)
+    applied = [value for value, _ in run(targets, start, limits)]
+    assert_envelope(applied, start, limits)
+
+
+def test_a_ramp_into_the_end_of_the_range_stops_there() -> None:
+    ramp = [0.7 * k for k in range(1, 200)]  # inside all limits until the range ends
+    out = run(ramp, 0.0, BODY)
+    assert_envelope([applied for applied, _ in out], 0.0, BODY)
+    assert out[-1] == (100.0, Limited.POSITION)
+    assert max(applied for applied, _ in out) == 100.0
+
+
 @settings(max_examples=150, deadline=None)
 @given(limits_strategy(), st.lists(st.floats(-130, 130), min_size=1, max_size=60))
 def test_it_can_always_stop_inside_the_range(limits: JointLimits, targets: list[float]) -> None:

@@ -11,7 +11,7 @@ LIMITS = JointLimits.per_second((-100, 100), 150, 1200, 40, 0.005)
 poses = st.lists(st.floats(-100, 100), min_size=3, max_size=3)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(poses, poses, st.floats(0.02, 0.75))
 def test_joints_arrive_together_and_inside_their_limits(
     start: list[float], goal: list[float], step: float
