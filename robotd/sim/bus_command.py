@@ -20,7 +20,7 @@ from robotd.sim.arms import Units
 from robotd.sim.bus import SimBus, ideal_mechanism
 from robotd.sim.faults import parse_faults
 from robotd.sim.mechanism import IdealMechanism, Mechanism
-from robotd.sim.serve import BusServer, PtyLine, until_signalled
+from robotd.sim.serve import BusServer, PtyLine, be_on_time, until_signalled
 
 CONSOLE = """\
 faults TEXT          inject faults, e.g. drop:p=0.01,mute:id=3:at=2s; without TEXT: end all
@@ -32,6 +32,7 @@ quit                 end
 """
 Physics = Literal["mujoco", "ideal"]
 _STDIN = 0
+_PRIORITY = 40  # below that of the control loop
 _CHUNK = 4096
 
 
@@ -193,6 +194,7 @@ def serve_bus_command(
             print(f"# {hint}", file=out)
         out.flush()
         gc.freeze()
+        be_on_time(_PRIORITY)
         server.run()
     finally:
         line.close()

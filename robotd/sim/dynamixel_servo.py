@@ -106,7 +106,10 @@ class DynamixelServo(DynamixelTable):
             if self.get("Operating_Mode") != self._mode:
                 self._change_mode()
         elif name in ("Drive_Mode", "Homing_Offset"):
+            before = self._direction
             self._frame()
+            if self._direction != before:
+                self.within_one_turn()  # as it will be after a restart
             self._goal_here()
 
     def _change_mode(self) -> None:

@@ -9,10 +9,8 @@ closed at the other end.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import gc
-import os
 import signal
 import subprocess
 import sys
@@ -36,11 +34,18 @@ from robotd.ipc.simlink import (
 from robotd.sim.bus import SimBus
 from robotd.sim.physics import Physics
 from robotd.sim.scene import SCENE_NAME, SceneWriter
-from robotd.sim.serve import BusServer, Line, PtyLine, SocketLine, until_signalled
+from robotd.sim.serve import (
+    BusServer,
+    Line,
+    PtyLine,
+    SocketLine,
+    be_on_time,
+    until_signalled,
+)
 from robotd.sim.tasks import Lift, Reach, make_task
 
 SNAPSHOT_NS = 4_000_000  # time between two published states: four for every picture at 60 Hz
-_BELOW_CONTROL = 5  # real-time priority below that of the control loop
+_BELOW_CONTROL = 5  # real-time priorities
 _CAMERAS_BACK_OFF_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
@@ -239,16 +244,6 @@ def start_cameras(path: Path, model: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=follow)
 
 
-def be_on_time(priority: int) -> bool:
-    """Real-time class below the control loop's, for this process alone: servos do not wait for
-    schedulers. False where it is not permitted."""
-    policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
-    with contextlib.suppress(PermissionError, OSError):
-        os.sched_setscheduler(0, policy, os.sched_param(max(1, priority - _BELOW_CONTROL)))
-        return True
-    return False
-
-
 def _assignments(values: list[str], what: str) -> dict[str, str]:
     found = {}
     for value in values:
@@ -287,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"robotd sim: {error}", file=sys.stderr)
         return 2
     until_signalled(process.stop)
-    be_on_time(config.control.priority)
+    be_on_time(config.control.priority - _BELOW_CONTROL)
     try:
         process.run()
     except RobotdError as error:

@@ -6,6 +6,7 @@ it never waits busily for longer than 50 us. Simulated time is CLOCK_MONOTONIC.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -302,3 +303,15 @@ def until_signalled(stop: Callable[[], None]) -> None:
     """Call `stop` on SIGINT and SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stop())
+
+
+def be_on_time(priority: int) -> bool:
+    """Real-time class for this process alone: a servo does not wait for the host's scheduler.
+
+    False where it is not permitted; then replies can be late when the machine is busy.
+    """
+    policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, policy, os.sched_param(max(1, priority)))
+        return True
+    return False
