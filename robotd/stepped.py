@@ -13,14 +13,13 @@ from typing import Self
 
 import numpy as np
 
-from robotd.bus.arm import Arm
-from robotd.bus.calibration import Calibration
 from robotd.config import Config
 from robotd.control.loop import ControlLoop
+from robotd.control.process import build_arm, ring_layout
 from robotd.episodes import TIME_LIMIT_S, EpisodeResult, remove_runtime
 from robotd.errors import ChunkError, SimError
 from robotd.ipc.inbox import Chunk, Command, CommandName
-from robotd.ipc.ring import RING_NAME, Fault, Layout, Mode, RingWriter
+from robotd.ipc.ring import RING_NAME, Fault, Mode, RingWriter
 from robotd.observer.core import ObserverCore
 from robotd.observer.detokenize import CheckedChunk, Reply
 from robotd.observer.observation import Observation, Picture
@@ -177,14 +176,10 @@ class SteppedStage:
 
     def _control(self) -> ControlLoop:
         settings = self.config.arms[0]
-        signed = settings.gripper_range == "-100..100"
-        calibration = Calibration.load(settings.calibration, settings.model, signed)
         port = MemoryPort(self.bus, self.clock.now_ns)
-        arm = Arm(settings.id, settings.model, "follower", port, calibration, self.clock.now_ns)
-        period_ns = self.config.control.period_ns
-        joints = tuple(f"{settings.id}.{joint}" for joint in arm.joints)
-        slots = self.config.control.ring_seconds * self.config.control.rate_hz
-        ring = RingWriter(self.config.runtime_dir / RING_NAME, Layout(joints, period_ns, slots))
+        arm = build_arm(settings, port, self.config.control.period_ns, self.clock.now_ns)
+        layout = ring_layout(self.config, [arm])
+        ring = RingWriter(self.config.runtime_dir / RING_NAME, layout)
         return ControlLoop(self.config, [arm], ring, self.mail, self.clock)
 
     def __enter__(self) -> Self:

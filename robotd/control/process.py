@@ -9,14 +9,16 @@ import argparse
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
 from robotd.bus.arm import Arm
+from robotd.bus.blocks import detail_for
 from robotd.bus.calibration import Calibration
-from robotd.bus.port import SerialPort
+from robotd.bus.port import Port, SerialPort
 from robotd.config import ArmConfig, Config, load
 from robotd.control import realtime
 from robotd.control.clock import Clock, MonotonicClock, Pacer
@@ -24,16 +26,34 @@ from robotd.control.loop import ControlLoop
 from robotd.errors import ConfigError, RobotdError
 from robotd.ipc.inbox import SOCKET_NAME, Inbox
 from robotd.ipc.ring import RING_NAME, Layout, RingWriter
+from robotd.ipc.say import say
 
 SIM = "sim"  # `port` of a simulated arm
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def build_arm(config: ArmConfig, port: SerialPort) -> Arm:
-    """One arm on an open port. Raises CalibrationError."""
+def build_arm(
+    config: ArmConfig,
+    port: Port,
+    period_ns: int,
+    clock: Callable[[], int] = time.monotonic_ns,
+) -> Arm:
+    """One arm on an open port; reads as much each tick as the period allows.
+
+    Raises CalibrationError.
+    """
     signed = config.gripper_range != "0..100"
     calibration = Calibration.load(config.calibration, config.model, signed)
-    return Arm(config.id, config.model, config.role, port, calibration, baud=config.baud)
+    return Arm(
+        config.id,
+        config.model,
+        config.role,
+        port,
+        calibration,
+        clock,
+        baud=config.baud,
+        detail=detail_for(calibration.protocol, config.baud, period_ns),
+    )
 
 
 def open_port(config: ArmConfig, fds: Mapping[str, int], paths: Mapping[str, str]) -> SerialPort:
@@ -91,18 +111,14 @@ def _build(arguments: argparse.Namespace, stack: ExitStack) -> tuple[ControlLoop
     for arm_config in config.arms:
         port = open_port(arm_config, dict(arguments.fd), dict(arguments.port))
         stack.callback(port.close)
-        arms.append(build_arm(arm_config, port))
+        arms.append(build_arm(arm_config, port, config.control.period_ns))
     clock = MonotonicClock()
     inbox = Inbox(config.runtime_dir / SOCKET_NAME)
     stack.callback(inbox.close)
     degraded = realtime.apply(config.control)
     if degraded:
-        print(
-            f"robotd control: NO REAL TIME: {realtime.explain(degraded)}; motion may stutter "
-            "when the machine is busy",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"NO REAL TIME: {realtime.explain(degraded)}"
+        say("control", f"{text}; motion may stutter when the machine is busy")
     layout = ring_layout(config, arms, os.getpid())
     ring = RingWriter(config.runtime_dir / RING_NAME, layout)
     stack.callback(ring.close)

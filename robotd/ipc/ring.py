@@ -96,7 +96,7 @@ class JointReport:
     temperature_c: float = math.nan
     voltage_v: float = math.nan
     valid: bool = False  # this tick's reading arrived
-    status: int = 0  # servo's error bits as on the wire
+    status: int = 0  # bits of robotd.bus.status.ServoStatus
     limited: int = 0  # bits of Limited
 
 
