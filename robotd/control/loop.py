@@ -1,6 +1,5 @@
 """The control loop: one tick, in the order of the data."""
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from robotd.control.sources import Sources
 from robotd.control.supervisor import Supervisor
 from robotd.ipc.inbox import Chunk, Command
 from robotd.ipc.ring import Fault, JointReport, Mode, RingWriter, TickReport
+from robotd.ipc.say import say
 
 _READ_SHARE = 0.75  # of the period: what a tick may spend on waiting for replies
 
@@ -206,7 +206,7 @@ class ControlLoop:
         self._defects += 1
         text = f"defect in the control loop: {type(error).__name__}: {error}"
         if self._defects == 1:
-            print(f"robotd control: {text}", file=sys.stderr, flush=True)
+            say("control", text)
         with suppress(Exception):
             self.supervisor.raise_fault(Fault.INTERNAL, now_ns, text)
         with suppress(Exception):
