@@ -25,11 +25,15 @@ def socket_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until(happened: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+def wait_until(
+    happened: Callable[[], bool], what: str | Callable[[], str], patience_s: float = PATIENCE_S
+) -> None:
     """Poll until true; fails the test, saying what did not happen."""
     end = time.monotonic() + patience_s
     while not happened():
-        assert time.monotonic() < end, f"not within {patience_s:.0f} s: {what}"
+        if time.monotonic() > end:
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"not within {patience_s:.0f} s: {said}")
         time.sleep(0.005)
 
 
@@ -57,7 +61,7 @@ class Child:
         """Wait for a line that holds these words."""
         wait_until(
             lambda: any(words in line for line in self.lines) or self.process.poll() is not None,
-            f"{words!r} in {self.lines}",
+            lambda: f"{words!r} in {self.lines}",
         )
         assert any(words in line for line in self.lines), self.lines
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from robotd.errors import RobotdError
 from robotd.ipc.lifetime import end_with_parent
+from robotd.ipc.say import DATE_FORMAT, log_format
 from robotd.observer.process import run
 
 USAGE_ERROR = 2
@@ -20,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m robotd.observer", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="resolved configuration")
     given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="robotd observer: %(message)s")
+    logging.basicConfig(level=logging.INFO, format=log_format("observer"), datefmt=DATE_FORMAT)
     end_with_parent()
     try:
         run(given.config)

@@ -123,6 +123,7 @@ class ObserverCore:
             self._retry_later(f"chunk rejected: {error}", now_ns)
             raise
         self.open = None
+        self.counts.unused += self._latest is not None and not self._in_use
         self._latencies.append(max(0, now_ns - asked.observed_ns))
         self._latest, self._accepted_ns, self._in_use = chunk, now_ns, False
         self.counts.chunks += 1

@@ -167,6 +167,16 @@ def test_a_chunk_that_control_does_not_take_is_asked_for_again(bundle: Bundle) -
     assert core.wants_request(tick(later + PERIOD), later + PERIOD)
 
 
+def test_a_chunk_that_is_replaced_before_control_took_it_is_counted(bundle: Bundle) -> None:
+    core = core_of(bundle, replan="continuous")
+    core.on_reply(answer(bundle, ask(core, bundle, NOW)), tick(), NOW)
+    core.on_reply(answer(bundle, ask(core, bundle, NOW + PERIOD)), tick(), NOW + PERIOD)
+    assert core.counts.unused == 1
+    asked = ask(core, bundle, NOW + 2 * PERIOD, chunk_sequence=2)
+    core.on_reply(answer(bundle, asked), tick(), NOW + 2 * PERIOD)
+    assert core.counts.unused == 1
+
+
 def test_a_chunk_that_control_lost_is_replaced_at_once(bundle: Bundle) -> None:
     core = core_of(bundle)
     core.on_reply(answer(bundle, ask(core, bundle, NOW)), tick(), NOW)

@@ -10,28 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zmq
 
 from robotd.errors import ConfigError
 from robotd.observer.detokenize import Reply
 from robotd.observer.link import Event, Link, Lost, Refusal
 from robotd.observer.observation import Observation
-from robotd.policy.bundle import MANIFEST, Bundle
+from robotd.policy.bundle import Bundle
 from robotd.policy.endpoint import generate_keys
 from robotd.policy.session import PolicySession
 from robotd.policy.wire import (
-    Chunk,
     Error,
     Hello,
     Message,
     Observe,
     Ping,
-    Pong,
-    decode,
     encode,
-    pack_tokens,
 )
 from tests.bundles import make_bundle
+from tests.observer.fakes import chunk, fake, honest
 from tests.workers import free_tcp_port, socket_folder, wait_until, worker
 
 STATE = np.zeros(12, np.float32)
@@ -68,7 +64,7 @@ class Driver:
             self.turn()
             return happened()
 
-        wait_until(turned, f"{what}; link is {self.link.state}: {self.link.text}")
+        wait_until(turned, lambda: f"{what}; link is {self.link.state}: {self.link.text}")
 
     def until_ready(self) -> None:
         self.until(lambda: self.link.ready, "ready")
@@ -94,56 +90,6 @@ def observation(sequence: int = 1, level: int = 255) -> Observation:
         "wrist": np.full((16, 16, 3), level, np.uint8),
     }
     return Observation(sequence, 1000, STATE, images, {})
-
-
-class FakeWorker:
-    """A ROUTER in a thread that answers as a test tells it to."""
-
-    def __init__(self, endpoint: str, answer: Callable[[Message], list[list[bytes]]]) -> None:
-        self._answer = answer
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._router = self._context.socket(zmq.ROUTER)
-        self._router.bind(endpoint)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            if self._router.poll(10):
-                identity, *parts = self._router.recv_multipart()
-                for reply in self._answer(decode(parts)):
-                    self._router.send_multipart([identity, *reply])
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._context.destroy(linger=0)
-
-
-@contextlib.contextmanager
-def fake(endpoint: str, answer: Callable[[Message], list[list[bytes]]]) -> Iterator[None]:
-    made = FakeWorker(endpoint, answer)
-    try:
-        yield
-    finally:
-        made.close()
-
-
-def honest(bundle: Bundle, message: Message) -> list[list[bytes]]:
-    """What a proper worker says to HELLO and PING."""
-    header = message.header
-    raw = (bundle.folder / MANIFEST).read_bytes()
-    if isinstance(header, Hello):
-        return [encode(Hello(header.client, bundle.digest, "tiny", (1.0,), len(raw)), raw)]
-    if isinstance(header, Ping):
-        return [encode(Pong(header.nonce))]
-    return []
-
-
-def chunk(bundle: Bundle, header: Observe) -> list[bytes]:
-    made = Chunk(header.sequence, header.observed_ns, bundle.digest, 6, 10, 20)
-    return encode(made, pack_tokens(TOKENS))
 
 
 def test_a_real_worker_answers(bundle: Bundle, endpoint: str) -> None:
