@@ -47,6 +47,7 @@ from robotd.sim.tasks import Lift, Reach, make_task
 SNAPSHOT_NS = 4_000_000  # time between two published states: four for every picture at 60 Hz
 _BELOW_CONTROL = 5  # real-time priorities
 _CAMERAS_BACK_OFF_S = 1.0
+_USAGE_ERROR = 2  # exit code of a process that can never work so
 _PR_SET_PDEATHSIG = 1
 
 
@@ -76,6 +77,7 @@ class SimProcess:
         self.arms = [self._arm(arm, lines) for arm in config.arms if arm.port == "sim"]
         if not self.arms:
             raise ConfigError(f'{path}: no arm has port = "sim": nothing to simulate')
+        self._check_cameras()
         self._server = BusServer()
         for arm in self.arms:
             self._server.add(arm.bus, arm.line)
@@ -105,8 +107,18 @@ class SimProcess:
         )
         return SimArm(config, physics, task, bus, lines[config.id], self._sim.seed)
 
+    def _check_cameras(self) -> None:
+        model = self.arms[0].physics.model
+        known = [model.camera(index).name for index in range(model.ncam)]
+        for camera in self.config.cameras:
+            if camera.driver == "sim" and camera.name not in known:
+                raise ConfigError(
+                    f"{self._path}: no simulated camera {camera.name!r}; "
+                    f"there are: {', '.join(known)}"
+                )
+
     def run(self) -> None:
-        """Serve until stopped or abandoned."""
+        """Serve until stopped or abandoned. SimError when the cameras cannot be drawn."""
         now = time.monotonic_ns()
         for arm in self.arms:
             arm.bus.advance(now)
@@ -147,9 +159,11 @@ class SimProcess:
     def _watch_cameras(self) -> None:
         if not any(camera.driver == "sim" for camera in self.config.cameras):
             return
-        if self._cameras is not None and self._cameras.poll() is not None:
-            print(f"cameras ended with code {self._cameras.returncode}", file=sys.stderr)
+        if self._cameras is not None and (code := self._cameras.poll()) is not None:
             self._cameras = None
+            if code == _USAGE_ERROR:
+                raise SimError("the simulated cameras cannot be drawn here")  # they said why
+            print(f"robotd sim: cameras ended with code {code}", file=sys.stderr)
             self._cameras_at = time.monotonic() + _CAMERAS_BACK_OFF_S
         if self._cameras is None and time.monotonic() >= self._cameras_at:
             self._cameras = start_cameras(self._path, self.arms[0].config.model)
@@ -280,14 +294,14 @@ def main(argv: list[str] | None = None) -> int:
         process = SimProcess(arguments.config, config, lines)
     except RobotdError as error:
         print(f"robotd sim: {error}", file=sys.stderr)
-        return 2
+        return _USAGE_ERROR
     until_signalled(process.stop)
     be_on_time(config.control.priority - _BELOW_CONTROL)
     try:
         process.run()
     except RobotdError as error:
         print(f"robotd sim: {error}", file=sys.stderr)
-        return 2
+        return _USAGE_ERROR
     finally:
         process.close()
     return 0
