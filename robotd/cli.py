@@ -19,6 +19,7 @@ from robotd.bench.commands import bench_app
 from robotd.config import Config, default_runtime_dir, load
 from robotd.errors import ConfigError, RobotdError
 from robotd.ipc.inbox import CommandName, InboxClient
+from robotd.ipc.say import DATE_FORMAT, log_format
 from robotd.policy.commands import policy_app
 
 USAGE_ERROR = 2
@@ -106,7 +107,7 @@ def run(
     if check:
         print(f"{config}: good")
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s robotd: %(message)s")
+    logging.basicConfig(level=logging.INFO, format=log_format("robotd"), datefmt=DATE_FORMAT)
     raise typer.Exit(Daemon(settings).run())
 
 

@@ -97,7 +97,7 @@ def worker(bundle: Path, endpoint: str, keys: Path | None = None) -> Iterator[Ch
     if keys is not None:
         arguments += ["--keys", str(keys)]
     with child("robotd.policy", *arguments) as started:
-        started.wait_for("worker ready")
+        started.wait_for("ready: ")
         yield started
 
 

@@ -40,6 +40,7 @@ _IDLE_NS = 20_000_000  # between looks at the ring: a change of mode is seen thi
 _RETRY_NS = 300_000  # a tick that should be there by now
 _AFTER_WRITE_NS = 100_000  # control publishes a tick this long after its goals are written
 _OLD_TICK_NS = 500_000_000
+_STARTING_NS = 3_000_000_000  # without a worker for longer than this is worth a line
 _SWITCH_S = 0.0005  # Python's 5 ms would let a camera thread hold up an answer
 
 log = logging.getLogger("robotd.observer")
@@ -60,7 +61,8 @@ class Asker:
         self.link = Link(endpoint, self.bundle, policy.keys, policy.request_timeout_s)
         self.latencies = Latencies()
         self._inbox = InboxClient(config.runtime_dir)
-        self._linked = ""
+        self._told = ""  # the link's state as last logged
+        self._begun_ns = time.monotonic_ns()
 
     def attend(self, report: TickReport | None, now_ns: int) -> None:
         """Take what the worker has said, and mind its silence."""
@@ -71,9 +73,19 @@ class Asker:
             self.core.fail("timeout", text, now_ns)
             self.link.give_up("worker_silent", text)
         self.link.step(now_ns, waiting=self.core.open is not None)
-        if self.link.state != self._linked:
-            self._linked = self.link.state
-            log.info("worker %s%s", self._linked, f": {self.link.text}" if self.link.text else "")
+        self._tell_link(now_ns)
+
+    def _tell_link(self, now_ns: int) -> None:
+        """Log when the worker becomes ready, refuses or is lost; a start only if it takes long."""
+        state = "absent" if self.link.state == "greeting" else self.link.state
+        starting = not self._told and now_ns - self._begun_ns < _STARTING_NS
+        if state == self._told or (state == "absent" and starting):
+            return
+        self._told = state
+        if state == "ready":
+            log.info("worker ready")
+        else:
+            log.warning("worker %s: %s", state, self.link.text)
 
     def _take(self, event: Event, report: TickReport | None) -> None:
         now_ns = time.monotonic_ns()

@@ -21,6 +21,8 @@ from robotd.policy.images import jpeg_size
 
 _WAIT_S = 0.2  # longest wait inside one read of the simulator's frames
 _POLL_S = 0.002
+_START_S = 1.5  # below the time after which a driver counts as stuck
+_START_POLL_S = 0.02
 _EARLY = 0.7  # part of a frame's period that is slept before polling begins
 _OLDEST_STAMP_NS = 1_000_000_000  # a driver's time stamp older than this is not believed
 _END_OF_JPEG = b"\xff\xd9"
@@ -138,11 +140,14 @@ class SimSource:
         self._arrived = 0.0
 
     def open(self) -> None:
-        """Map the frame file."""
-        try:
-            self._reader = FrameReader(self._path)
-        except IpcError as error:
-            raise CameraError(str(error)) from error
+        """Map the frame file; a simulator that is just starting gets a moment to make it."""
+        end = time.monotonic() + _START_S
+        while self._reader is None:
+            try:
+                self._reader = FrameReader(self._path)
+            except IpcError as error:
+                if time.monotonic() > end or self._stop.wait(_START_POLL_S):
+                    raise CameraError(str(error)) from error
         self._seen = 0
 
     def read(self) -> Frame | None:

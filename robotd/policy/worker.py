@@ -5,16 +5,17 @@ answers. One request at a time; when a client has queued several observations, o
 answered with tokens. Nothing that a peer sends ends it.
 """
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import zmq
 
 from robotd.errors import BundleError, WireError
 from robotd.ipc.lifetime import StopSignal
+from robotd.ipc.say import say
 from robotd.policy.bundle import MANIFEST, Manifest
 from robotd.policy.check import CheckedBundle, open_checked
 from robotd.policy.endpoint import authenticated, bind, check_endpoint, secure_server, sole_owner
@@ -203,14 +204,10 @@ def serve(
             with _router(context, checked.bundle.manifest) as router:
                 secure_server(router, keys)
                 bind(router, endpoint)
-                (announce or _say)(
-                    f"worker ready: {checked.bundle.manifest.name} {checked.bundle.digest[:12]} "
+                (announce or partial(say, "worker"))(
+                    f"ready: {checked.bundle.manifest.name} {checked.bundle.digest[:12]} "
                     f"at {endpoint}, inference {checked.report.act_ms_p50:.1f} ms"
                 )
                 Server(router, Answerer(checked)).run(stop)
     finally:
         context.destroy(linger=0)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
