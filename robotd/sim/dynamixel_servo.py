@@ -58,6 +58,7 @@ class DynamixelServo(DynamixelTable):
         self._moving_above = 0
         self._profile_kind = 0
         self._plain_goal: tuple[int, int] | None = None  # goals that need no more than this
+        self._stiffness, self._limit = 1.0, 1.0  # of the drive
         self._limits = (math.inf, math.inf)  # of the profile: counts/s, counts/s^2
         self._shut_down = False
         self._overload_s = 0.0
@@ -190,6 +191,8 @@ class DynamixelServo(DynamixelTable):
 
     def _replan(self) -> None:
         self._goal = self.get("Goal_Position")
+        self._stiffness = self.get("Position_P_Gain") / self.mount.motor.default_p_gain
+        self._limit = self._output_limit()
         self._limits = self._profile_limits()
         bounded = [not math.isinf(limit) for limit in self._limits]
         self._profile_kind = 0x30 if bounded[1] else 0x10 if bounded[0] else 0
@@ -215,8 +218,8 @@ class DynamixelServo(DynamixelTable):
         if self._mode in _POSITION_MODES:
             self.profile.step(self._goal, *self._limits, dt_s)
             drive.goal_rad = self._rad(self.profile.position)
-            drive.stiffness = self.get("Position_P_Gain") / self.mount.motor.default_p_gain
-            drive.torque_limit = self._output_limit()
+            drive.stiffness = self._stiffness
+            drive.torque_limit = self._limit
             drive.velocity_limit_rad_s = math.inf
             self.settled = self.profile.velocity == 0.0 and self.profile.position == self._goal
         elif self._mode == VELOCITY_MODE:
@@ -236,7 +239,7 @@ class DynamixelServo(DynamixelTable):
         self.profile.position = max(here - 150.0, min(here + 150.0, ahead))  # no wind-up
         self.drive.goal_rad = self._rad(self.profile.position)
         self.drive.stiffness = 1.0
-        self.drive.torque_limit = self._output_limit()
+        self.drive.torque_limit = self._limit
         self.drive.velocity_limit_rad_s = math.inf
 
     def _output_limit(self) -> float:
@@ -258,8 +261,8 @@ class DynamixelServo(DynamixelTable):
             found |= VOLTAGE
         if self.temperature_c > self.get("Temperature_Limit"):
             found |= OVERHEAT
-        full = self.torque_on and abs(self.load) >= _FULL * max(0.05, self._output_limit())
-        full = full and self._output_limit() >= _FULL  # a limited grip may push for ever
+        # A grip that is limited may push for ever.
+        full = self.torque_on and self._limit >= _FULL and abs(self.load) >= _FULL * self._limit
         self._overload_s = self._overload_s + dt_s if full else 0.0
         if self._overload_s >= _OVERLOAD_S:
             found |= OVERLOAD

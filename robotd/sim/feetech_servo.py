@@ -52,6 +52,7 @@ class FeetechServo(Servo):
         self._goal = 0.0  # in counts of the encoder, counted on over the turns
         self._goal_side = 0.0  # goal minus position when it was written
         self._limits = (math.inf, math.inf)
+        self._stiffness, self._limit = 1.0, 1.0  # of the drive
         self._mode = POSITION_MODE
         self._bounds = (0, 4095)
         self._offset = 0
@@ -170,10 +171,12 @@ class FeetechServo(Servo):
         self._offset = self.get("Homing_Offset")
         self._multi_turn = bool(phase & _MULTI_TURN)
         self._velocity_step = 1.0 if phase & _FINE_VELOCITY else 50.0
+        self._take_effort()
 
     def _aim(self) -> None:
         """Turn the goal register into encoder counts; single-turn goals never cross 0 / 4095."""
-        goal = self.get("Goal_Position")
+        raw = self.table[_GOAL_AT] | self.table[_GOAL_AT + 1] << 8
+        goal = 0x8000 - raw if raw & 0x8000 else raw
         low, high = self._bounds
         if low < high:
             goal = max(low, min(high, goal))
@@ -201,6 +204,7 @@ class FeetechServo(Servo):
     # -- control
 
     def _replan(self) -> None:
+        self._take_effort()
         acceleration = self.get("Acceleration")
         ceiling = self.get("Maximum_Acceleration") or 254
         velocity = abs(self.get("Goal_Velocity")) * self._velocity_step
@@ -216,10 +220,10 @@ class FeetechServo(Servo):
         drive = self.drive
         if mode == PWM_MODE:
             self._push(self.get("Goal_Time") / 1000)
-            drive.torque_limit = min(drive.torque_limit, self._output_limit())
+            drive.torque_limit = min(drive.torque_limit, self._limit)
             return
-        drive.stiffness = self.get("P_Coefficient") / self.mount.motor.default_p_gain
-        drive.torque_limit = self._output_limit()
+        drive.stiffness = self._stiffness
+        drive.torque_limit = self._limit
         drive.velocity_limit_rad_s = math.inf
         if mode == VELOCITY_MODE:
             self._spin(self.get("Goal_Velocity") * self._velocity_step, dt_s)
@@ -236,11 +240,12 @@ class FeetechServo(Servo):
         ahead = self.profile.position + self.profile.velocity * dt_s
         self.profile.position = max(here - 150.0, min(here + 150.0, ahead))  # no wind-up
 
-    def _output_limit(self) -> float:
-        limit = self.get("Torque_Limit") / 1000
+    def _take_effort(self) -> None:
+        """Take gain and torque limit from the table."""
+        self._stiffness = self.get("P_Coefficient") / self.mount.motor.default_p_gain
+        self._limit = self.get("Torque_Limit") / 1000
         if self._overloaded:
-            limit = min(limit, self.get("Protective_Torque") / 100)
-        return limit
+            self._limit = min(self._limit, self.get("Protective_Torque") / 100)
 
     # -- protections
 
@@ -284,6 +289,7 @@ class FeetechServo(Servo):
         if self.get("Unloading_Condition") & OVERLOAD:
             self._overloaded = True
         self._status |= OVERLOAD
+        self._take_effort()
         self.settled = False
 
     def recover(self) -> None:
@@ -293,6 +299,8 @@ class FeetechServo(Servo):
         self._overloaded = False
         self._overload_s = self._overcurrent_s = 0.0
         self._status &= ~(OVERLOAD | OVERCURRENT)
+        self._take_effort()
+        self.settled = False
 
     # -- what it shows
 

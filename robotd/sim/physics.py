@@ -96,6 +96,11 @@ class Physics:
         old = self._drives[joint]
         if drive == old:
             return
+        if _only_goal_differs(drive, old) and math.isinf(drive.velocity_limit_rad_s):
+            # A new goal at every tick is the common case: nothing else needs to be touched.
+            old.goal_rad = self._setpoints[joint] = drive.goal_rad
+            self.data.ctrl[self._motor[joint]] = drive.goal_rad
+            return
         if drive.torque_on and not old.torque_on:
             self._setpoints[joint] = float(self.data.qpos[self._qpos[joint]])
         self._drives[joint] = copy.copy(drive)
@@ -243,3 +248,13 @@ class Physics:
         self.data.ctrl[self._motor[joint]] = self._setpoints[joint]
         if abs(error) <= step:
             self._slewing.discard(joint)
+
+
+def _only_goal_differs(drive: Drive, old: Drive) -> bool:
+    return (
+        drive.torque_on
+        and old.torque_on
+        and drive.stiffness == old.stiffness
+        and drive.torque_limit == old.torque_limit
+        and drive.velocity_limit_rad_s == old.velocity_limit_rad_s
+    )

@@ -143,7 +143,7 @@ def test_overload_is_shown_and_acted_on(arm: Client) -> None:
         assert arm.get(6, "Hardware_Error_Status") == 0x20
         assert arm.get(6, "Torque_Enable") == 0
     else:
-        assert arm.servo(6)._output_limit() == pytest.approx(0.2)
+        assert arm.servo(6).drive.torque_limit == pytest.approx(0.2)
 
 
 def test_overheating_is_measured_shown_and_acted_on(arm: Client) -> None:
