@@ -200,14 +200,19 @@ def _bursts(timed: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
 
 
 class MemoryPort:
-    """A `SimBus` as a port, in the time of `clock`: nothing waits.
+    """A `SimBus` as a port, in the time of `clock`, without a process or a descriptor.
 
-    A read returns at once what arrives up to its deadline, as if it had been waited for.
+    A read gives what arrives up to its deadline, as if it had been waited for. With `wait` that
+    time passes (it is called with the time up to which); without, reading takes no time, which
+    fits a bus without `baud_time`.
     """
 
-    def __init__(self, bus: SimBus, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, bus: SimBus, clock: Callable[[], int], wait: Callable[[int], None] | None = None
+    ) -> None:
         self.bus = bus
         self._clock = clock
+        self._wait = wait if wait is not None else lambda until_ns: None
         self._coming: list[tuple[int, bytes]] = []
         self._closed = False
         self._unplugged = False
@@ -226,10 +231,13 @@ class MemoryPort:
         data = b""
         while self._coming and len(data) < size and self._coming[0][0] <= until:
             when, part = self._coming.pop(0)
+            self._wait(when)
             data += part
             if len(data) > size:
                 self._coming.insert(0, (when, data[size:]))
                 data = data[:size]
+        if len(data) < size:
+            self._wait(until)
         return data
 
     def flush_input(self) -> int:

@@ -95,6 +95,25 @@ def test_at_a_slower_rate_everything_takes_longer() -> None:
 # -- memory port
 
 
+def test_memory_port_lets_time_pass_while_it_is_read() -> None:
+    koch = Dynamixel("koch", baud_time=True)
+    koch.put(1, "Return_Delay_Time", 0)
+    koch.wait(0.1)
+
+    def wait(until_ns: int) -> None:
+        koch.now = max(koch.now, until_ns)
+
+    port = MemoryPort(koch.bus, lambda: koch.now, wait)
+    start = koch.now
+    ping = koch.packet(1, PING)
+    for n in range(1, 100):
+        port.write(ping)
+        assert len(port.read(14, koch.now + 10_000_000)) == 14
+        assert koch.now == start + n * 24 * BYTE_NS
+    assert port.read(5, koch.now + 1_000_000) == b""
+    assert koch.now == start + 99 * 24 * BYTE_NS + 1_000_000
+
+
 def test_memory_port_gives_what_arrives_by_the_deadline(arm: Client) -> None:
     arm.bus.baud_time = True
     port = MemoryPort(arm.bus, lambda: arm.now)
