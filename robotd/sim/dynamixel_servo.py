@@ -1,7 +1,7 @@
 """An emulated Dynamixel X servo: what XL430-W250, XL330-M288 and XL330-M077 do with registers.
 
 Source: ROBOTIS e-Manual, the models' control tables. Where it is silent: a load of 95 % of the
-full output for two seconds counts as overload; torque-on goes to whatever Goal Position says,
+full output for five seconds counts as overload; torque-on goes to whatever Goal Position says,
 which is the present position only after power-on and after a change of mode.
 """
 
@@ -32,7 +32,7 @@ _POSITION_MODES = (POSITION_MODE, EXTENDED_MODE, GRIP_MODE)
 _RPM_STEP = 0.229  # rev/min per step of a velocity register
 _COUNTS_S = _RPM_STEP / 60 * TURN  # counts/s per step
 _COUNTS_S2 = 214.577 / 3600 * TURN  # counts/s^2 per step of Profile Acceleration
-_OVERLOAD_S = 2.0
+_OVERLOAD_S = 5.0
 _FULL = 0.95  # of the output allowed: counts as full
 _PRESENT = struct.Struct("<HBBhhiiii")  # registers 120 to 143
 _PRESENT_AT = 120

@@ -292,10 +292,10 @@ def test_a_load_that_lasts_is_an_overload(koch: Dynamixel) -> None:
     koch.put(PAN, "Operating_Mode", 4)
     koch.put(PAN, "Torque_Enable", 1)
     koch.put(PAN, "Goal_Position", 6000)
-    koch.wait(1.5)
+    koch.wait(4.5)
     assert koch.get(PAN, "Present_Load") == 1000
     assert koch.get(PAN, "Hardware_Error_Status") == 0
-    koch.wait(2.5)
+    koch.wait(2.0)
     assert koch.get(PAN, "Hardware_Error_Status") == 0x20
     assert koch.get(PAN, "Torque_Enable") == 0
 
