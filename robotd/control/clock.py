@@ -4,14 +4,8 @@ There is one pacer. After an overrun the missed deadlines are skipped and counte
 made back to back to catch up. Nothing here spins: at SCHED_FIFO that would starve the machine.
 """
 
-import ctypes
-import errno
-import os
 import time
 from typing import Protocol
-
-_CLOCK_MONOTONIC = 1
-_TIMER_ABSTIME = 1
 
 
 class Clock(Protocol):
@@ -26,26 +20,16 @@ class Clock(Protocol):
         ...
 
 
-class _Timespec(ctypes.Structure):
-    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
-
-
 class MonotonicClock:
-    """CLOCK_MONOTONIC, with clock_nanosleep(TIMER_ABSTIME)."""
-
-    def __init__(self) -> None:
-        self._sleep = ctypes.CDLL(None).clock_nanosleep
-        self._time = _Timespec()
-        self._pointer = ctypes.byref(self._time)
+    """CLOCK_MONOTONIC. `time.sleep` itself waits for an absolute time of that clock."""
 
     def now_ns(self) -> int:
         return time.monotonic_ns()
 
     def sleep_until(self, deadline_ns: int) -> None:
-        self._time.tv_sec, self._time.tv_nsec = divmod(deadline_ns, 1_000_000_000)
-        code = self._sleep(_CLOCK_MONOTONIC, _TIMER_ABSTIME, self._pointer, None)
-        if code not in (0, errno.EINTR):
-            raise OSError(code, f"clock_nanosleep: {os.strerror(code)}")
+        left_ns = deadline_ns - time.monotonic_ns()
+        if left_ns > 0:
+            time.sleep(left_ns * 1e-9)
 
 
 class Pacer:

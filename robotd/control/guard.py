@@ -34,12 +34,17 @@ class Block:
     reason: str
 
 
+Past = deque[tuple[int, float]]  # (time, goal), oldest first
+
+
 class Guard:
     """Checks the goals of all joints of one arm before they are written."""
 
     def __init__(self, joints: Sequence[HardJoint]) -> None:
         self._joints = tuple(joints)
-        self._spreads = [_Spread() for _ in joints]
+        # Of the last 250 ms only what can still become the smallest or largest goal of a window.
+        self._lows: list[Past] = [deque() for _ in joints]
+        self._highs: list[Past] = [deque() for _ in joints]
         self._passed_ns = 0
         self.last: tuple[float, ...] = ()  # the last goals that passed
 
@@ -54,11 +59,11 @@ class Guard:
         """Begin with the goals that the arm was engaged at."""
         self.last = tuple(positions)
         self._passed_ns = now_ns
-        for spread in self._spreads:
-            spread.clear()
+        for past in (*self._lows, *self._highs):
+            past.clear()
 
     def check(self, goals: Sequence[float], now_ns: int) -> Block | None:
-        """None when the goals may be written at `now_ns`; otherwise nothing is remembered.
+        """None when the goals may be written at `now_ns`; otherwise they are not remembered.
 
         The last goals enter the windows late, with the last time at which they were passed: goals
         that stand still need no work.
@@ -67,29 +72,47 @@ class Guard:
         if goals == self.last:
             self._passed_ns = now_ns
             return None
-        for index, (joint, goal, last) in enumerate(
-            zip(self._joints, goals, self.last, strict=True)
-        ):
+        pairs = zip(self._joints, goals, self.last, strict=True)
+        for index, (joint, goal, last) in enumerate(pairs):
             if not joint.lower <= goal <= joint.upper:
                 return Block(index, _range_text(joint, goal))
             if not -joint.step <= goal - last <= joint.step:
-                return Block(
-                    index,
-                    f"{joint.name}: goal {goal:.2f} is {abs(goal - last):.2f} units from the one "
-                    f"before it; the guard allows {joint.step:g}",
-                )
-            low, high = self._spreads[index].including(now_ns, self._passed_ns, last, goal)
-            if high - low > joint.rate * _WINDOW_S:
-                return Block(
-                    index,
-                    f"{joint.name}: goals spread over {high - low:.1f} units within 250 ms; the "
-                    f"guard allows {joint.rate:g} units/s",
-                )
-        for spread, last in zip(self._spreads, self.last, strict=True):
-            spread.add(self._passed_ns, last)
+                return Block(index, _step_text(joint, goal, last))
+            spread = self._spread(index, goal, last, now_ns)
+            if spread > joint.rate * _WINDOW_S:
+                return Block(index, _rate_text(joint, spread))
+        self._remember()
         self.last = goals
         self._passed_ns = now_ns
         return None
+
+    def _spread(self, index: int, goal: float, last: float, now_ns: int) -> float:
+        """Largest less smallest goal of the window that ends now with this goal."""
+        oldest = now_ns - WINDOW_NS
+        smallest = largest = goal
+        if self._passed_ns >= oldest:
+            smallest, largest = (goal, last) if goal < last else (last, goal)
+        low, high = self._lows[index], self._highs[index]
+        while low and low[0][0] < oldest:
+            low.popleft()
+        while high and high[0][0] < oldest:
+            high.popleft()
+        if low and low[0][1] < smallest:
+            smallest = low[0][1]
+        if high and high[0][1] > largest:
+            largest = high[0][1]
+        return largest - smallest
+
+    def _remember(self) -> None:
+        """Put the last goals into the windows; goals that they make irrelevant are dropped."""
+        for low, high, last in zip(self._lows, self._highs, self.last, strict=True):
+            entry = (self._passed_ns, last)
+            while low and low[-1][1] >= last:
+                low.pop()
+            low.append(entry)
+            while high and high[-1][1] <= last:
+                high.pop()
+            high.append(entry)
 
 
 def _range_text(joint: HardJoint, position: float) -> str:
@@ -98,46 +121,15 @@ def _range_text(joint: HardJoint, position: float) -> str:
     )
 
 
-class _Spread:
-    """Smallest and largest goal of the last 250 ms: two queues of candidates, oldest first."""
+def _step_text(joint: HardJoint, goal: float, last: float) -> str:
+    return (
+        f"{joint.name}: goal {goal:.2f} is {abs(goal - last):.2f} units from the one before it; "
+        f"the guard allows {joint.step:g}"
+    )
 
-    __slots__ = ("_high", "_low")
 
-    def __init__(self) -> None:
-        self._low: deque[tuple[int, float]] = deque()
-        self._high: deque[tuple[int, float]] = deque()
-
-    def clear(self) -> None:
-        """Forget all goals."""
-        self._low.clear()
-        self._high.clear()
-
-    def including(self, now_ns: int, last_ns: int, last: float, goal: float) -> tuple[float, float]:
-        """Smallest and largest of the window ending now, with the last goal (if in it) and a new.
-
-        Neither of these is added.
-        """
-        oldest = now_ns - WINDOW_NS
-        low, high = self._low, self._high
-        while low and low[0][0] < oldest:
-            low.popleft()
-        while high and high[0][0] < oldest:
-            high.popleft()
-        smallest = largest = goal
-        if last_ns >= oldest:
-            smallest, largest = (goal, last) if goal < last else (last, goal)
-        if low and low[0][1] < smallest:
-            smallest = low[0][1]
-        if high and high[0][1] > largest:
-            largest = high[0][1]
-        return smallest, largest
-
-    def add(self, now_ns: int, value: float) -> None:
-        """Remember a goal; candidates that it makes irrelevant are dropped."""
-        low, high = self._low, self._high
-        while low and low[-1][1] >= value:
-            low.pop()
-        low.append((now_ns, value))
-        while high and high[-1][1] <= value:
-            high.pop()
-        high.append((now_ns, value))
+def _rate_text(joint: HardJoint, spread: float) -> str:
+    return (
+        f"{joint.name}: goals spread over {spread:.1f} units within 250 ms; the guard allows "
+        f"{joint.rate:g} units/s"
+    )

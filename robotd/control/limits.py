@@ -19,7 +19,7 @@ travels (n + 1) step - a n (n + 1) / 2 in all, with n = floor(step / a).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from robotd.ipc.ring import Limited
@@ -46,6 +46,7 @@ class JointLimits:
     step: float  # largest change of the target in one tick, units
     change: float  # largest change of that step from tick to tick, units
     following: float  # largest distance of target and measured position, units
+    braking: float = field(init=False)  # travel from the largest step to rest, units
 
     def __post_init__(self) -> None:
         if not (
@@ -55,7 +56,11 @@ class JointLimits:
             and self.change >= max(_SMALLEST_CHANGE, 1e-5 * self.step)
             and self.following > 0.0
         ):
-            raise ValueError(f"limits that cannot be held: {self}")
+            raise ValueError(
+                f"limits that cannot be held: {self.lower} to {self.upper}, {self.step} and "
+                f"{self.change} per tick, following {self.following}"
+            )
+        object.__setattr__(self, "braking", braking_travel(self.step, self.change * _BRAKE))
 
     @classmethod
     def per_second(
@@ -114,9 +119,9 @@ def limit(
     asked: float, measured: float, state: JointState, limits: JointLimits
 ) -> tuple[JointState, int]:
     """The next applied target (in the new state) and the bits of `Limited` that shaped it."""
-    if _inside(asked, measured, state, limits):
-        return JointState(asked, asked - state.applied, asked, asked - state.target), 0
     applied, _, last_target, last_drift = state
+    if _inside(asked, measured, state, limits):
+        return JointState(asked, asked - applied, asked, asked - last_target), 0
     target, bits = _aim(asked, measured, state, limits)
     # A target that the joint itself drags along, or that stands for none, does not move.
     drift = 0.0 if bits & (_NOT_FINITE | _FOLLOWING) else target - last_target
@@ -131,16 +136,17 @@ def limit(
 
 def _inside(asked: float, measured: float, state: JointState, limits: JointLimits) -> bool:
     """Whether the joint is on the stream, and its target breaks no limit and can be braked from."""
-    step = asked - state.applied
-    if state.applied != state.target or not (
+    applied, last_step, target, _ = state
+    step = asked - applied
+    if applied != target or not (
         limits.lower <= asked <= limits.upper
         and -limits.step <= step <= limits.step
-        and -limits.change <= step - state.step <= limits.change
+        and -limits.change <= step - last_step <= limits.change
         and -limits.following <= asked - measured <= limits.following
     ):
         return False
-    room = limits.upper - state.applied if step > 0.0 else state.applied - limits.lower
-    return abs(step) <= fastest_step(room, limits.change * _BRAKE)
+    room = limits.upper - applied if step > 0.0 else applied - limits.lower
+    return room >= limits.braking or abs(step) <= fastest_step(room, limits.change * _BRAKE)
 
 
 def _aim(
@@ -185,9 +191,10 @@ def _shape(
     gap = distance - drift
     closing = fastest_step(abs(gap), brake)
     step = distance if closing == abs(gap) else drift + math.copysign(closing, gap)
-    ahead = fastest_step(limits.upper - state.applied, brake)
-    behind = -fastest_step(state.applied - limits.lower, brake)
-    step = min(max(step, behind), ahead)
+    room = limits.upper - state.applied if step > 0.0 else state.applied - limits.lower
+    if room < limits.braking:
+        most = fastest_step(room, brake)
+        step = min(max(step, -most), most)
     most, change = limits.step * _SHAPE, limits.change * _SHAPE
     low = max(state.step - change, min(-most, state.step + change))
     high = min(state.step + change, max(most, state.step - change))

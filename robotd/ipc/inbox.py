@@ -7,6 +7,7 @@ A command's result shows up in the state ring, under its id.
 
 import os
 import secrets
+import select
 import socket
 import time
 from array import array
@@ -74,11 +75,15 @@ class Inbox:
         except OSError as error:
             raise IpcError(f"{path}: cannot open the command socket: {error}") from error
         os.chmod(path, 0o660)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
 
     def drain(self, limit: int = 16) -> tuple[list[Command], Chunk | None]:
         """Up to `limit` datagrams: the commands in order, and the newest chunk (last one wins)."""
         commands: list[Command] = []
         chunk: Chunk | None = None
+        if not self._poll.poll(0):  # the usual case: a third of the cost of a read
+            return commands, chunk
         for _ in range(limit):
             try:
                 data = self._socket.recv(MAX_DATAGRAM + 1)

@@ -102,6 +102,13 @@ def test_positions_can_be_looked_at_without_passing_them() -> None:
     assert "-106.00 is outside the hard range -105 to 105" in block.reason
 
 
+def test_more_or_fewer_goals_than_joints_are_a_defect_not_a_pass() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        started().check([1.0, 2.0], 5 * MS)
+    with pytest.raises(ValueError, match="zip"):
+        Guard([JOINT]).check([1.0], 5 * MS)  # never started
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
