@@ -1,5 +1,6 @@
 """The simulator process of the daemon, with its control channel and its cameras."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -62,8 +63,14 @@ class Simulator:
         self.client = Feetech("so101")  # for its packets
 
     def link(self) -> SimLink:
-        until(lambda: (self.folder / SOCKET_NAME).exists() or self.process.poll() is not None)
-        return SimLink(self.folder, PATIENCE_S)
+        def connect() -> SimLink | None:
+            assert self.process.poll() is None, self.end()
+            with contextlib.suppress(IpcError):
+                return SimLink(self.folder, PATIENCE_S)
+            return None
+
+        found: SimLink = until(connect)
+        return found
 
     def ask(self, servo_id: int, instruction: int, data: bytes = b"", size: int = 0) -> bytes:
         self.wire.send(self.client.packet(servo_id, instruction, data))
