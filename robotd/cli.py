@@ -6,19 +6,21 @@ Errors that robotd raises on purpose end as one line on stderr and exit code 2.
 import json
 import logging
 import os
+import signal
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from robotd import __version__
 from robotd.bench.commands import bench_app
-from robotd.config import Config, default_runtime_dir, load
-from robotd.errors import ConfigError, RobotdError
+from robotd.config import default_runtime_dir, load
+from robotd.errors import ConfigError, IpcError, RobotdError
 from robotd.ipc.inbox import CommandName, InboxClient
+from robotd.ipc.ring import Mode, TickReport
 from robotd.ipc.say import DATE_FORMAT, log_format
 from robotd.policy.commands import policy_app
 
@@ -50,6 +52,7 @@ DEFAULT_CONFIG = Path("/etc/robotd/robotd.toml")
 
 def main() -> None:
     """Entry point: run a command; an intended error is one line and exit code 2."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=True)
     except RobotdError as error:
@@ -66,6 +69,11 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM, where a command does not mind it itself: end as by Ctrl-C, tidily."""
+    sys.exit(128 + number)
 
 
 def _version(shown: bool) -> None:
@@ -100,43 +108,19 @@ def run(
 
     The arm stays limp until `robotd arm`. Example: [bold]robotd run -c docs/examples/so101.toml[/]
     """
-    from robotd.daemon import Daemon
+    from robotd.daemon import Daemon, block_signals
+    from robotd.preflight import check as check_everything
 
+    block_signals()
+    if config == DEFAULT_CONFIG and not config.exists():
+        raise ConfigError(f"{config}: not there; give --config FILE (examples: docs/examples)")
     settings = load(config)
-    _check_files(settings, config)
+    check_everything(settings, config)
     if check:
         print(f"{config}: good")
         return
     logging.basicConfig(level=logging.INFO, format=log_format("robotd"), datefmt=DATE_FORMAT)
     raise typer.Exit(Daemon(settings).run())
-
-
-def _check_files(settings: Config, path: Path) -> None:
-    """What can be refused before any process starts: missing files, a bundle for another arm."""
-    if settings.sim is not None and find_spec("mujoco") is None:
-        raise ConfigError(f"{path}: sim: the simulator is not installed: pip install 'robotd[sim]'")
-    for arm in settings.arms:
-        if not arm.calibration.is_file():
-            raise ConfigError(
-                f"{path}: arms.{arm.id}.calibration = {str(arm.calibration)!r}: no such file; "
-                "copy the arm's LeRobot calibration there"
-            )
-    if settings.policy is not None:
-        from robotd.policy.bundle import Bundle
-
-        manifest = Bundle.load(settings.policy.bundle).manifest
-        models = [arm.model for arm in settings.arms]
-        if models != [manifest.arm]:
-            raise ConfigError(
-                f"{path}: policy.bundle {manifest.name} is made for one {manifest.arm} arm; "
-                f"configured: {', '.join(models)}"
-            )
-        missing = {image.camera for image in manifest.images} - {c.name for c in settings.cameras}
-        if missing:
-            raise ConfigError(
-                f"{path}: cameras: bundle {manifest.name} needs {', '.join(sorted(missing))}; "
-                f"configured: {', '.join(c.name for c in settings.cameras) or 'none'}"
-            )
 
 
 @app.command()
@@ -148,6 +132,7 @@ def status(
     """Show mode, joints, timing, cameras, policy and processes."""
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
     from robotd.status import gather, render
 
@@ -158,55 +143,74 @@ def status(
     if not watch:
         Console().print(render(gather(folder)))
         return
-    with Live(render(gather(folder)), refresh_per_second=8) as live:
+    with Live(render(gather(folder)), auto_refresh=False, screen=True) as live:
         while True:
             time.sleep(0.125)
-            live.update(render(gather(folder)))
+            try:
+                page = render(gather(folder))
+            except IpcError as error:  # between two runs of the daemon
+                page = Text(str(error), style="red")
+            live.update(page, refresh=True)
 
 
-def _command(name: CommandName, runtime_dir: Path | None, timeout_s: float = 5.0) -> None:
+def _call(name: CommandName, runtime_dir: Path | None) -> TickReport:
+    """Give a command to the loop; IpcError when it is refused or not answered."""
     client = InboxClient(_runtime(runtime_dir))
     try:
-        report = client.call(name, timeout_s=timeout_s)
+        return client.call(name, timeout_s=10.0)
     finally:
         client.close()
-    print(f"{name}: done; mode {report.mode.name}, torque {'on' if report.torque else 'off'}")
 
 
 @app.command()
 def arm(runtime_dir: RuntimeOption = None) -> None:
     """Switch torque on where the arm is, and hold."""
-    _command("arm", runtime_dir)
+    _call("arm", runtime_dir)
+    print("armed: torque is on, the arm holds where it is")
 
 
 @app.command()
 def disarm(runtime_dir: RuntimeOption = None) -> None:
     """Stop, then switch torque off. The arm goes limp: support it."""
-    _command("disarm", runtime_dir)
+    _call("disarm", runtime_dir)
+    print("disarmed: torque is off")
 
 
 @app.command()
 def hold(runtime_dir: RuntimeOption = None) -> None:
     """Stop and hold here, torque on."""
-    _command("hold", runtime_dir)
+    _call("hold", runtime_dir)
+    print("holding: torque stays on")
 
 
 @app.command()
-def park(runtime_dir: RuntimeOption = None) -> None:
+def park(
+    runtime_dir: RuntimeOption = None,
+    wait: Annotated[bool, typer.Option(help="Return when the arm has arrived.")] = True,
+) -> None:
     """Move slowly to the park pose, and hold there."""
-    _command("park", runtime_dir)
+    from robotd.episodes import await_mode
+
+    report = _call("park", runtime_dir)
+    if wait and report.mode is Mode.PARK:
+        report = await_mode(_runtime(runtime_dir), Mode.PARK)
+    print(f"{report.message}: mode {report.mode.name}")
+    if report.mode is Mode.FAULT:
+        raise typer.Exit(USAGE_ERROR)
 
 
 @app.command()
 def estop(runtime_dir: RuntimeOption = None) -> None:
     """Torque off at once, from any mode. The arm falls. Latched until `robotd clear`."""
-    _command("estop", runtime_dir)
+    report = _call("estop", runtime_dir)
+    print(f"{report.message}; `robotd clear` ends it")
 
 
 @app.command()
 def clear(runtime_dir: RuntimeOption = None) -> None:
     """Clear a fault whose cause is gone. The arm is disarmed afterwards."""
-    _command("clear", runtime_dir)
+    report = _call("clear", runtime_dir)
+    print(report.message)
 
 
 @policy_app.callback(invoke_without_command=True)
@@ -218,10 +222,13 @@ def policy(
     """Let the policy move the arm: waits until its worker is ready, then starts it."""
     if context.invoked_subcommand is not None:
         return
-    from robotd.episodes import start_policy
+    from robotd.episodes import OBSERVER_NAME, start_policy
+    from robotd.ipc.status import read_status
 
-    report = start_policy(_runtime(runtime_dir), wait_s)
-    print(f"policy: done; mode {report.mode.name}")
+    folder = _runtime(runtime_dir)
+    start_policy(folder, wait_s)
+    name = read_status(folder / OBSERVER_NAME).get("bundle")
+    print(f"policy {name} moves the arm; `robotd hold` stops it")
 
 
 ArmOption = Annotated[str, typer.Option("--arm", help="so101 or koch.")]

@@ -44,6 +44,17 @@ class StopAsked(Exception):  # noqa: N818 - it is none
     """A signal has asked for the end while something was waited for."""
 
 
+def block_signals() -> None:
+    """From now on a signal that asks for the end waits until the daemon looks."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def awaited_signals() -> list[signal.Signals]:
+    """The signals that ask for the end: what is ignored (nohup does that with SIGHUP) is not."""
+    ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [s for s in STOP_SIGNALS if not (ignores_hangup and s is signal.SIGHUP)]
+
+
 @dataclass
 class Daemon:
     """The process table at work. `run` returns the exit code."""
@@ -57,11 +68,10 @@ class Daemon:
     _was_ready: bool = False
     _status_at: float = 0.0
     _waited: bool = False
-    _signals: tuple[signal.Signals, ...] = STOP_SIGNALS
 
     def run(self) -> int:
         """Run until SIGINT, SIGTERM or SIGHUP, or until a child says that it cannot work."""
-        self.block_signals()
+        block_signals()
         try:
             with runtime_directory(self.config, self._pause) as lock:
                 try:
@@ -72,15 +82,9 @@ class Daemon:
         except StopAsked:
             return 0
 
-    def block_signals(self) -> None:
-        """From now on a signal waits until the daemon looks. nohup's ignoring of SIGHUP stays."""
-        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-            self._signals = tuple(s for s in STOP_SIGNALS if s is not signal.SIGHUP)
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
-
     def _signal(self, wait_s: float) -> signal.Signals | None:
         """Wait for a signal that asks for the end."""
-        got = signal.sigtimedwait(self._signals, wait_s)
+        got = signal.sigtimedwait(awaited_signals(), wait_s)
         return None if got is None else signal.Signals(got.si_signo)
 
     def _pause(self, why: str) -> None:

@@ -4,6 +4,7 @@ Used by the demo and by the evaluation. `LiveStage` starts `robotd run` as a use
 simulated scene between episodes, and drives the arm only through the daemon's sockets.
 """
 
+import os
 import shutil
 import signal
 import subprocess
@@ -16,17 +17,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from robotd.children import prepare_child
 from robotd.config import Config
-from robotd.daemon import STATUS_NAME
 from robotd.errors import IpcError, ProcessError
 from robotd.ipc.inbox import InboxClient
 from robotd.ipc.ring import RING_NAME, Fault, Mode, RingReader, TickReport
 from robotd.ipc.simlink import Answer, Query, Reset, SimLink
 from robotd.ipc.status import read_status
+from robotd.rundir import STATUS_NAME
 from robotd.sources import PERIOD_NS, ChunkSource
 
 OBSERVER_NAME = "observer.json"
 TIME_LIMIT_S = 12.0
+_STALE_NS = 5_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,19 @@ def start_policy(runtime_dir: Path, wait_s: float) -> TickReport:
         client.close()
 
 
+def await_mode(runtime_dir: Path, passing: Mode) -> TickReport:
+    """Wait until the loop has left a mode; its report then. IpcError when it stops ticking."""
+    ring = RingReader(runtime_dir / RING_NAME)
+    try:
+        while (report := ring.latest()) is None or report.mode is passing:
+            if report is not None and time.monotonic_ns() - report.deadline_ns > _STALE_NS:
+                raise IpcError("the loop is not ticking any more; see `robotd status`")
+            time.sleep(0.02)
+        return report
+    finally:
+        ring.close()
+
+
 def temporary_runtime() -> Path:
     """A short runtime directory of one's own (socket paths are limited to 107 bytes)."""
     return Path(tempfile.mkdtemp(prefix="robotd-"))
@@ -86,16 +102,18 @@ class LiveStage:
         """Start the daemon and wait until it is ready."""
         path = self.runtime_dir / "stage.json"
         self.config.save(path)
+        me = os.getpid()
         self._log = open(self.runtime_dir / "daemon.log", "w+")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "robotd.cli", "run", "--config", str(path)],
-            stdin=subprocess.DEVNULL,
-            stderr=self._log,
-            stdout=self._log,
-            text=True,
-            start_new_session=True,
-        )
         try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "robotd", "run", "--config", str(path)],
+                stdin=subprocess.DEVNULL,
+                stderr=self._log,
+                stdout=self._log,
+                text=True,
+                start_new_session=True,  # Ctrl-C reaches this process alone
+                preexec_fn=lambda: prepare_child(True, me),  # and the daemon never outlives it
+            )
             self._await_ready()
             self.ring = RingReader(self.runtime_dir / RING_NAME)
             self.sim = SimLink(self.runtime_dir)
@@ -105,7 +123,7 @@ class LiveStage:
             raise
         return self
 
-    def _await_ready(self, timeout_s: float = 30.0) -> None:
+    def _await_ready(self, timeout_s: float = 60.0) -> None:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             self.check()
@@ -124,7 +142,6 @@ class LiveStage:
 
     def log_tail(self, lines: int = 12) -> str:
         """The last lines that the daemon and its processes have printed."""
-        self._log.flush()
         text = (self.runtime_dir / "daemon.log").read_text(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
@@ -177,6 +194,10 @@ class LiveStage:
     def _interrupted(self) -> str:
         """Why the episode cannot go on, or an empty string."""
         self.check()
+        if self.ring.replaced:
+            self.ring.close()
+            self.ring = RingReader(self.runtime_dir / RING_NAME)
+            return "control has been restarted"
         report = self.ring.latest()
         if report is None or report.mode is Mode.POLICY:
             return ""
@@ -215,6 +236,7 @@ class LiveStage:
         self._end()
 
     def _end(self) -> None:
+        self._log.close()
         if self._process is None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -224,7 +246,6 @@ class LiveStage:
             self._process.kill()
             self._process.wait()
         self._process = None
-        self._log.close()
 
     def discard(self) -> None:
         """Remove the temporary runtime directory."""

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from robotd.bus.status import status_text
 from robotd.errors import IpcError
 from robotd.ipc.ring import (
     RING_NAME,
@@ -21,11 +22,20 @@ from robotd.ipc.ring import (
     TickReport,
 )
 from robotd.ipc.status import read_status
+from robotd.rundir import STATUS_NAME
 
 OBSERVER_NAME = "observer.json"
-DAEMON_NAME = "daemon.json"
 _STALE_S = 1.0
 _WINDOW_S = 5.0
+_LIMITED = {
+    "NOT_FINITE": "nan", "POSITION": "range", "VELOCITY": "speed", "ACCELERATION": "accel",
+    "FOLLOWING": "lag",
+}  # fmt: skip
+_DEGRADED = {
+    "SCHEDULER": "no SCHED_FIFO",
+    "MEMORY_LOCK": "memory not locked",
+    "AFFINITY": "not pinned to its core",
+}
 
 
 def percentile(values: list[int], fraction: float) -> float:
@@ -105,7 +115,7 @@ def gather(runtime_dir: Path) -> dict[str, Any]:
         "inbox_dropped": report.inbox_dropped,
         "joints": {name: _joint(joint) for name, joint in zip(names, report.joints, strict=True)},
         "observer": _optional(runtime_dir / OBSERVER_NAME),
-        "daemon": _optional(runtime_dir / DAEMON_NAME),
+        "daemon": _living(_optional(runtime_dir / STATUS_NAME)),
     }
 
 
@@ -114,6 +124,13 @@ def _optional(path: Path) -> dict[str, Any] | None:
         return read_status(path)
     except IpcError:
         return None
+
+
+def _living(daemon: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The daemon's status, None when it has been killed since it wrote it."""
+    if daemon is None or not Path(f"/proc/{daemon.get('pid')}").exists():
+        return None
+    return daemon
 
 
 def _number(value: float) -> float | None:
@@ -137,62 +154,54 @@ def _joint(joint: JointReport) -> dict[str, Any]:
 
 def render(state: dict[str, Any]) -> RenderableType:
     """The page for people."""
-    parts: list[RenderableType] = [_headline(state), _joint_table(state)]
-    loop = state["loop"]
-    if loop:
-        parts.append(
-            f"loop     {loop['rate_hz']:.1f} Hz over {loop['window_s']:.1f} s, "
-            f"{loop['missed_ticks']} missed; "
-            f"wake-up late p99 {loop['wake_late_us']['p99']:.0f} us; "
-            f"read p50 {loop['read_us']['p50']:.0f} us; "
-            f"goals written p99 {loop['done_late_us']['p99'] / 1000:.2f} ms after the deadline"
-        )
-    bus = state["bus"]
-    parts.append(
-        f"bus      {bus['failed_ticks']} failed ticks, {bus['errors']} errors, "
-        f"{bus['retries']} retries"
-    )
-    parts += _observer_lines(state)
-    daemon = state["daemon"]
-    if daemon:
-        running = ", ".join(
-            f"{name} {entry['pid'] or 'down'}"
-            + (f" ({entry['restarts']} restarts)" if entry["restarts"] else "")
-            for name, entry in daemon["processes"].items()
-        )
-        parts.append(f"process  {running}")
-    return Group(*parts)
+    lines = Table.grid(padding=(0, 2, 0, 0))
+    lines.add_column(style="dim", no_wrap=True)
+    lines.add_column()
+    for label, text in [*_loop_lines(state), *_observer_lines(state), *_process_lines(state)]:
+        lines.add_row(label, text if isinstance(text, Text) else Text(text))
+    return Group(_headline(state), Text(), _joint_table(state), Text(), lines)
 
 
 def _headline(state: dict[str, Any]) -> Text:
-    mode = state["mode"]
-    style = "bold red" if mode == Mode.FAULT.name else "bold green"
-    text = Text(f"{mode}", style=style)
-    text.append(f"  torque {'on' if state['torque'] else 'off'}", style="default")
-    if state["fault"] != Fault.NONE.name:
-        joint = f" at {state['fault_joint']}" if state["fault_joint"] else ""
-        text.append(f"  fault {state['fault']}{joint}; `robotd clear` when mended", style="red")
-    if state["message"]:
-        text.append(f"  {state['message']}", style="default")
+    """Mode and torque; the fault and what to do; what else is not as it should be."""
+    mode, fault = state["mode"], state["fault"]
+    text = Text()
     if not state["running"]:
-        text.append(f"\nnot ticking: last tick {state['age_s']:.1f} s ago", style="bold red")
+        text.append(_not_running(state), style="bold red")
+    text.append(mode, style="bold red" if mode == Mode.FAULT.name else "bold green")
+    text.append(f"  torque {'on' if state['torque'] else 'off'}")
+    if fault != Fault.NONE.name:
+        where = f" at {state['fault_joint']}" if state["fault_joint"] else ""
+        text.append(f"  {fault}{where}", style="bold red")
+        text.append(f"\n{state['message']}", style="red")
+        text.append("\nwhen the cause is gone: robotd clear")
+    elif state["message"]:
+        text.append(f"  {state['message']}")
     if state["degraded"]:
-        lacking = ", ".join(state["degraded"]).lower()
-        text.append(f"\nno real-time rights: {lacking}; deadlines may be missed", style="yellow")
+        lacking = ", ".join(_DEGRADED[name] for name in state["degraded"])
+        text.append(f"\nno real-time rights: {lacking}; ticks may be late", style="yellow")
     return text
+
+
+def _not_running(state: dict[str, Any]) -> str:
+    age_s = state["age_s"]
+    ago = f"{age_s:.1f} s" if age_s < 120 else f"{age_s / 60:.0f} min"
+    if state["daemon"]:
+        return f"control is not ticking: its last tick was {ago} ago, as follows\n"
+    return f"robotd is not running here: its last tick was {ago} ago, as follows\n"
 
 
 def _joint_table(state: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("joint", no_wrap=True)
-    for column in ("measured", "asked", "applied", "units/s", "load", "deg C", "V"):
-        table.add_column(column, justify="right")
-    table.add_column("limited")
+    for column in ("measured", "asked", "applied", "units/s", "load", "°C", "V"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("limited", overflow="fold")
     arms = {name.split(".")[0] for name in state["joints"]}
     for name, joint in state["joints"].items():
         shown = name if len(arms) > 1 else name.split(".", 1)[1]
         values = [
-            _cell(joint["position"], 1) if joint["valid"] else "[red]no reply[/]",
+            _cell(joint["position"], 1) if joint["valid"] else Text("no reply", style="red"),
             _cell(joint["asked"], 1),
             _cell(joint["applied"], 1),
             _cell(joint["velocity"], 0),
@@ -200,30 +209,91 @@ def _joint_table(state: dict[str, Any]) -> Table:
             _cell(joint["temperature_c"], 0),
             _cell(joint["voltage_v"], 1),
         ]
-        flags = ", ".join(joint["limited"]).lower()
-        if joint["status"]:
-            flags = f"[red]servo status 0x{joint['status']:02x}[/] {flags}"
-        table.add_row(shown, *values, flags)
+        table.add_row(shown, *values, _remarks(joint))
     return table
 
 
+def _remarks(joint: dict[str, Any]) -> Text:
+    """What the limiter did, and what the servo complains about."""
+    text = Text(", ".join(_LIMITED[name] for name in joint["limited"]))
+    if joint["status"]:
+        text.append(f"{' ' if text else ''}{status_text(joint['status'])}", style="red")
+    return text
+
+
 def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    if value is None:
+        return "-"
+    text = f"{value:.{digits}f}"
+    return text if float(text) else text.removeprefix("-")
 
 
-def _observer_lines(state: dict[str, Any]) -> list[str]:
-    observer = state["observer"]
-    if not observer:
-        return []
-    chunk = state["chunk"]
-    worker = observer.get("worker", {})
-    lines = [
-        f"policy   {observer.get('bundle') or 'none'}: worker {worker.get('state', 'unknown')}; "
-        f"{chunk['accepted']} chunks, {chunk['dropped']} dropped, age {chunk['age_ms']:.0f} ms"
-    ]
-    for name, camera in observer.get("cameras", {}).items():
-        age, fps = camera.get("age_ms"), camera.get("fps")
-        shown = "no frame yet" if age is None else f"{fps or 0:.1f} fps, age {age:.0f} ms"
-        error = camera.get("error")
-        lines.append(f"camera   {name}: {shown}" + (f"; {error}" if error else ""))
+_Lines = list[tuple[str, str | Text]]
+
+
+def _loop_lines(state: dict[str, Any]) -> _Lines:
+    loop, bus = state["loop"], state["bus"]
+    lines: _Lines = []
+    if loop:
+        lines.append(
+            (
+                "loop",
+                f"{loop['rate_hz']:.1f} Hz over {loop['window_s']:.1f} s, "
+                f"{loop['missed_ticks']} ticks missed; woke late p99 "
+                f"{loop['wake_late_us']['p99']:.0f} us; read p50 {loop['read_us']['p50']:.0f} us; "
+                f"goals written p99 {loop['done_late_us']['p99'] / 1000:.2f} ms after the deadline",
+            )
+        )
+    lines.append(
+        (
+            "bus",
+            f"{bus['failed_ticks']} failed ticks, {bus['errors']} errors, {bus['retries']} retries",
+        )
+    )
     return lines
+
+
+def _observer_lines(state: dict[str, Any]) -> _Lines:
+    observer = state["observer"]
+    if not observer or not state["daemon"]:
+        return []
+    lines: _Lines = []
+    if observer.get("bundle"):
+        chunk, worker = state["chunk"], observer.get("worker", {})
+        age = f", age {chunk['age_ms']:.0f} ms" if chunk["sequence"] else ""
+        latency = observer.get("latency_ms") or {}
+        took = f"; answered in p50 {latency['p50']:.1f} ms" if latency else ""
+        lines.append(
+            (
+                "policy",
+                f"{observer['bundle']}: worker {worker.get('state', 'unknown')}; "
+                f"{chunk['accepted']} chunks{age}, {chunk['dropped']} dropped{took}",
+            )
+        )
+        if observer.get("waiting_for"):
+            lines.append(("", Text(f"not ready: {observer['waiting_for']}", style="yellow")))
+    for name, camera in observer.get("cameras", {}).items():
+        lines.append(("camera", _camera(name, camera)))
+    return lines
+
+
+def _camera(name: str, camera: dict[str, Any]) -> Text:
+    age, fps, error = camera.get("age_ms"), camera.get("fps"), camera.get("error")
+    shown = "no picture yet" if age is None else f"{fps or 0:.1f} fps, age {age:.0f} ms"
+    text = Text(f"{name}: {camera.get('state', 'unknown')}, {shown}")
+    if error:
+        text.append(f"; {error}", style="red")
+    return text
+
+
+def _process_lines(state: dict[str, Any]) -> _Lines:
+    daemon = state["daemon"]
+    if not daemon:
+        return []
+    text = Text(f"daemon {daemon['pid']}")
+    for name, entry in daemon["processes"].items():
+        text.append(f", {name} ")
+        text.append(str(entry["pid"] or "down"), style="" if entry["pid"] else "red")
+        if entry["restarts"]:
+            text.append(f" (restarted {entry['restarts']}x)", style="yellow")
+    return [("process", text)]
