@@ -2,8 +2,8 @@
 
 Serves every arm whose port is "sim" on an inherited socket (`--fd arm=3`) or a pseudo-terminal
 (`--link arm=PATH`), steps the physics in real time, answers the control channel (`ipc/simlink`),
-and has the camera process draw. It ends with SIGTERM or SIGINT, or when all its sockets have been
-closed at the other end.
+and has the camera process draw. It ends with SIGTERM or SIGINT, or when nobody is left to simulate
+for.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 
 from robotd.config import ArmConfig, Config, load
 from robotd.errors import ConfigError, RobotdError, SimError
+from robotd.ipc.say import say
 from robotd.ipc.simlink import (
     SOCKET_NAME,
     Answer,
@@ -88,6 +90,7 @@ class SimProcess:
         self._published_ns = 0
         self._cameras: subprocess.Popen[bytes] | None = None
         self._cameras_at = 0.0
+        self._parent = os.getppid()
         self._link = SimLinkServer(config.runtime_dir / SOCKET_NAME)
         self._server.also(self._link.descriptors, self._serve)
         self._server.after_step(self._after_step)
@@ -153,8 +156,19 @@ class SimProcess:
         self._published_ns = now_ns
         self._scene.publish(self.arms[0].physics.snapshot(), now_ns)
         self._watch_cameras()
-        if all(isinstance(a.line, SocketLine) and a.line.descriptor() < 0 for a in self.arms):
-            self.stop()  # nobody is left to simulate for
+        if self._abandoned():
+            self.stop()
+
+    def _abandoned(self) -> bool:
+        """Whether nobody is left to simulate for, and nobody can come back.
+
+        A socket whose other end was closed stays so; a pseudo-terminal can be opened again as long
+        as the daemon lives.
+        """
+        if any(arm.line.descriptor() >= 0 for arm in self.arms):
+            return False
+        orphan = os.getppid() != self._parent
+        return all(isinstance(arm.line, SocketLine) or orphan for arm in self.arms)
 
     def _watch_cameras(self) -> None:
         if not any(camera.driver == "sim" for camera in self.config.cameras):
@@ -163,7 +177,7 @@ class SimProcess:
             self._cameras = None
             if code == _USAGE_ERROR:
                 raise SimError("the simulated cameras cannot be drawn here")  # they said why
-            print(f"robotd sim: cameras ended with code {code}", file=sys.stderr)
+            say("sim", f"cameras ended with code {code}; they start again")
             self._cameras_at = time.monotonic() + _CAMERAS_BACK_OFF_S
         if self._cameras is None and time.monotonic() >= self._cameras_at:
             self._cameras = start_cameras(self._path, self.arms[0].config.model)
