@@ -23,7 +23,7 @@ from robotd.bench.native import Native
 from robotd.bench.progress import Steps, steps
 from robotd.bench.report import Goal, Report, Table
 from robotd.bench.stage import Usage, busy_cores, daemon_config, find_bundle, running
-from robotd.daemon import prepare_child
+from robotd.children import prepare_child
 from robotd.episodes import LiveStage, start_policy
 from robotd.errors import ProcessError
 from robotd.ipc.ring import Degraded, Mode, TickReport

@@ -12,7 +12,7 @@ from typing import Any
 
 from robotd.bench.clients import ClientSpec, Setup
 from robotd.bench.contest import Block
-from robotd.daemon import prepare_child
+from robotd.children import prepare_child
 from robotd.errors import ProcessError
 
 _LOAD_S = 180.0  # LeRobot's imports on a busy machine

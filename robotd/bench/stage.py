@@ -11,8 +11,9 @@ from pathlib import Path
 from robotd.bench.figures import cpu_seconds, memory_mb
 from robotd.bench.native import Native
 from robotd.bench.report import Table
+from robotd.children import prepare_child
 from robotd.config import CameraConfig, Config
-from robotd.daemon import STATUS_NAME, prepare_child
+from robotd.daemon import STATUS_NAME
 from robotd.episodes import LiveStage, temporary_runtime
 from robotd.errors import BundleError
 from robotd.evaluate import shipped_bundle, stage_config
@@ -31,7 +32,7 @@ PROCESS_COLUMNS = {
 def daemon_config(arm: str, bundle: Path | None, rate_hz: int, seconds: float) -> Config:
     """Control, simulator at 1 Mbaud over a socketpair, two cameras, and a policy if there is one.
 
-    The ring is made long enough to hold a whole measurement.
+    The ring is made long enough to hold a whole measurement; the arm need not park at the end.
     """
     config = stage_config(arm, bundle, temporary_runtime())
     cameras = config.cameras or [
@@ -40,7 +41,8 @@ def daemon_config(arm: str, bundle: Path | None, rate_hz: int, seconds: float) -
     ]
     ring_seconds = max(10, min(600, int(seconds) + 10))
     control = config.control.model_copy(update={"rate_hz": rate_hz, "ring_seconds": ring_seconds})
-    return config.model_copy(update={"control": control, "cameras": cameras})
+    stop = config.stop.model_copy(update={"action": "hold"})
+    return config.model_copy(update={"control": control, "cameras": cameras, "stop": stop})
 
 
 def find_bundle(arm: str, given: Path | None, notes: list[str]) -> Path | None:

@@ -23,8 +23,8 @@ from robotd.bench.progress import Steps, steps
 from robotd.bench.report import Goal, Report, Table
 from robotd.bench.stage import Usage, daemon_config, find_bundle
 from robotd.bench.wire import Wire, emulator
+from robotd.children import prepare_child
 from robotd.config import Config
-from robotd.daemon import prepare_child
 from robotd.errors import IpcError, ProcessError
 from robotd.ipc.ring import RING_NAME, RingReader
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from robotd.bench.native import Native
 from robotd.bus.registers import Protocol
 from robotd.bus.tty import make_raw
-from robotd.daemon import prepare_child
+from robotd.children import prepare_child
 from robotd.errors import ProcessError
 
 BITS_PER_BYTE = 10  # start, eight data bits, stop
