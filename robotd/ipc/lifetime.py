@@ -1,4 +1,4 @@
-"""How a process of the daemon ends: on SIGTERM or SIGINT, and when its parent dies."""
+"""How a process of the daemon lives: its priority, and its end by signal or with its parent."""
 
 import contextlib
 import ctypes
@@ -8,6 +8,7 @@ import socket
 from types import FrameType, TracebackType
 from typing import Self
 
+PROMPT = -10  # niceness of what stands between an observation and its chunk
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -17,6 +18,15 @@ def end_with_parent(signal_number: int = signal.SIGTERM) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
     if os.getppid() != parent:  # it ended between the two calls
         os.kill(os.getpid(), signal_number)
+
+
+def prefer(nice: int) -> None:
+    """Set the niceness of this thread and those that it starts, as far as that is permitted.
+
+    Below 0 it is woken before ordinary processes; `control`, in the real-time class, before both.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
 class StopSignal:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from robotd.errors import RobotdError
-from robotd.ipc.lifetime import end_with_parent
+from robotd.ipc.lifetime import PROMPT, end_with_parent, prefer
 from robotd.ipc.say import DATE_FORMAT, log_format
 from robotd.observer.process import run
 
@@ -23,6 +23,7 @@ def main() -> int:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format=log_format("observer"), datefmt=DATE_FORMAT)
     end_with_parent()
+    prefer(PROMPT)
     try:
         run(given.config)
     except RobotdError as error:

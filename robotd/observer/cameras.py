@@ -16,6 +16,7 @@ from typing import Any
 from robotd.config import CameraConfig
 from robotd.errors import CameraError, IpcError
 from robotd.ipc.frames import FRAMES_DIR, Frame, FrameWriter
+from robotd.ipc.lifetime import prefer
 from robotd.observer.observation import Picture, picture
 from robotd.observer.sources import Source, make_source, require_whole
 from robotd.policy.bundle import ImageInput
@@ -136,6 +137,7 @@ class Camera:
         )
 
     def _run(self) -> None:
+        prefer(0)  # decoding may wait; answers of the worker may not
         back_off_s = self.config.reopen_s
         while not self._stop.is_set():
             before = self._frames

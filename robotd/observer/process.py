@@ -197,7 +197,8 @@ class Observer:
             self._asker.attend(report, now_ns)
             if report is not None:
                 self._cameras.set_eager(report.mode is Mode.POLICY)
-                self._asker.ask(report, self._cameras, now_ns)
+                if self._is_fresh(report, self._asker.core, now_ns):
+                    self._asker.ask(report, self._cameras, now_ns)
                 self._match_ticks(self._asker)
         if now_ns - self._status_ns >= _STATUS_NS:
             self._status_ns = now_ns
@@ -214,19 +215,31 @@ class Observer:
             if report.mode is not Mode.POLICY:
                 asker.latencies.forget()
 
+    def _published_ns(self, report: TickReport) -> int:
+        """About when a tick was published: soon after its goals were written."""
+        return report.deadline_ns + max(0, report.done_late_ns) + _AFTER_WRITE_NS
+
+    def _is_fresh(self, report: TickReport, core: ObserverCore, now_ns: int) -> bool:
+        """False when the next tick will make a better observation than this one.
+
+        A request that is overdue takes whatever tick there is.
+        """
+        period_ns = self._ring.period_ns
+        overdue = now_ns - core.next_request_ns > 2 * period_ns
+        return overdue or now_ns - self._published_ns(report) < period_ns // 2
+
     def _next_look(self, report: TickReport | None, now_ns: int) -> int:
-        """The next tick when a request is due, else a little later."""
+        """When a request is due: at the first tick from then on. Else a little later."""
         idle_ns = now_ns + _IDLE_NS
         asker = self._asker
         if asker is None or report is None or report.mode is not Mode.POLICY:
             return idle_ns
-        core = asker.core
+        core, period_ns = asker.core, self._ring.period_ns
         if core.open is not None or not asker.link.ready:
             return idle_ns
-        lag_ns = max(0, report.done_late_ns) + _AFTER_WRITE_NS
-        tick_ns = report.deadline_ns + self._ring.period_ns + lag_ns
-        due_ns = max(core.next_request_ns, tick_ns, now_ns + _RETRY_NS)
-        return min(due_ns, idle_ns)
+        tick_ns = self._published_ns(report) + period_ns
+        ticks = max(0, -(-(core.next_request_ns - tick_ns) // period_ns))
+        return min(max(tick_ns + ticks * period_ns, now_ns + _RETRY_NS), idle_ns)
 
     def _wait(self, until_ns: int) -> None:
         """Sleep until then, or until the worker or a signal says something."""

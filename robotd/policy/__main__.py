@@ -9,7 +9,7 @@ from pathlib import Path
 
 from robotd.config import load
 from robotd.errors import ConfigError, RobotdError
-from robotd.ipc.lifetime import end_with_parent
+from robotd.ipc.lifetime import PROMPT, end_with_parent, prefer
 from robotd.policy.endpoint import default_endpoint
 from robotd.policy.fit import expected
 from robotd.policy.worker import serve
@@ -28,6 +28,7 @@ def main() -> int:
     if given.config is None and (given.bundle is None or given.endpoint is None):
         parser.error("give --config, or --bundle and --endpoint")
     end_with_parent()
+    prefer(PROMPT)
     try:
         if given.config is None:
             serve(given.bundle, given.endpoint, given.keys)

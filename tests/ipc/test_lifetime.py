@@ -5,8 +5,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 
-from robotd.ipc.lifetime import StopSignal
+from robotd.ipc.lifetime import StopSignal, prefer
 from tests.workers import alive, wait_until
 
 
@@ -42,3 +43,19 @@ def test_a_child_ends_when_its_parent_is_killed() -> None:
         parent.kill()
         parent.communicate()
     wait_until(lambda: not alive(pid), "the child ends")
+
+
+def test_a_preference_is_for_this_thread_and_refusal_is_no_error() -> None:
+    seen: list[int] = []
+
+    def lowered() -> None:
+        prefer(7)
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        prefer(-20)  # not permitted to everybody
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    thread = threading.Thread(target=lowered)
+    thread.start()
+    thread.join()
+    assert seen == [7]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
