@@ -124,9 +124,14 @@ class _Input:
 
     def descriptors(self) -> list[int]:
         """The descriptor, while it may be read."""
-        if not self._open or (os.isatty(self._fd) and os.tcgetpgrp(self._fd) != os.getpgrp()):
-            return []
-        return [self._fd]
+        return [self._fd] if self._open and not self._in_background() else []
+
+    def _in_background(self) -> bool:
+        """Reading a terminal from the background would stop the process."""
+        try:
+            return os.isatty(self._fd) and os.tcgetpgrp(self._fd) != os.getpgrp()
+        except OSError:
+            return False  # a terminal, but not the one that controls this process
 
     def serve(self, descriptor: int) -> None:
         """Read what is there and obey whole lines."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import struct
 
-from robotd.sim.dynamixel_servo import DynamixelServo
+from robotd.sim.dynamixel_servo import ALERT, DynamixelServo
 from robotd.sim.dynamixel_table import CRC, DATA_LENGTH, INSTRUCTION, RESULT_FAIL
-from robotd.sim.protocol import BROADCAST, ProtocolServer, Reply
+from robotd.sim.protocol import BROADCAST, ProtocolServer, Reply, Word
 
 PING, READ, WRITE, REG_WRITE, ACTION, FACTORY_RESET, REBOOT, CLEAR = 1, 2, 3, 4, 5, 6, 8, 16
 STATUS, SYNC_READ, SYNC_WRITE, FAST_SYNC_READ = 0x55, 0x82, 0x83, 0x8A
@@ -78,8 +78,26 @@ def status_packet(servo_id: int, error: int, parameters: bytes = b"") -> bytes:
     return packet + crc16(packet).to_bytes(2, "little")
 
 
+def fast_packet(words: list[Word], length: int) -> bytes:
+    """One packet for all: error, id, data and a CRC of all before it, servo after servo.
+
+    `length` is what the packet announces: it is shorter than that when a servo is silent.
+    """
+    packet = bytearray(_HEAD.pack(_HEADER, BROADCAST, length))
+    packet.append(STATUS)
+    crc, done = 0, 0
+    for error, servo_id, data in words:
+        packet += bytes((error, servo_id)) + data
+        crc = crc16(packet[done:], crc)
+        done = len(packet)
+        packet += crc.to_bytes(2, "little")
+    return bytes(packet)
+
+
 class DynamixelServer(ProtocolServer[DynamixelServo]):
     """A chain of X-series servos."""
+
+    alarm = ALERT
 
     def __init__(self, servos: list[DynamixelServo]) -> None:
         super().__init__(servos)
@@ -282,28 +300,33 @@ class DynamixelServer(ProtocolServer[DynamixelServo]):
         sizes: list[int],
         replies: list[Reply],
     ) -> None:
-        """One packet for all: error, id, data and a CRC of all before it, servo after servo."""
         if not answers:
             return
+        words = [
+            (error | servo.alert, servo.id, answer.ljust(size, b"\0"))
+            for (servo, error, answer), size in zip(answers, sizes, strict=False)
+        ]
         length = 1 + sum(size + 4 for size in sizes)
-        packet = bytearray((0xFF, 0xFF, 0xFD, 0, BROADCAST, length & 0xFF, length >> 8, STATUS))
-        crc, done = 0, 0
-        for (servo, error, answer), size in zip(answers, sizes, strict=False):
-            packet += bytes((error | servo.alert, servo.id)) + answer.ljust(size, b"\0")
-            crc = crc16(packet[done:], crc)
-            done = len(packet)
-            packet += crc.to_bytes(2, "little")
         ids = tuple(servo.id for servo, _, _ in answers)
-        replies.append(Reply(ids, bytes(packet), answers[0][0].reply_delay_ns))
+        delay_ns = answers[0][0].reply_delay_ns
+        packet = fast_packet(words, length)
+        replies.append(Reply(ids, packet, delay_ns, sizes=tuple(sizes[: len(ids)])))
 
-    def with_error(self, data: bytes, bits: int) -> bytes:
-        if data[4] == BROADCAST:
-            return data
+    def take_apart(self, reply: Reply) -> list[Word]:
+        data = reply.data
+        if reply.sizes:
+            words, at = [], 8
+            for size in reply.sizes:
+                words.append((data[at], data[at + 1], data[at + 2 : at + 2 + size]))
+                at += size + 4
+            return words
+        if len(reply.ids) > 1:
+            return []
         body = data[7:-2].replace(_STUFFED, _HEADER)
-        return status_packet(data[4], body[1] | bits, body[2:])
+        return [(body[1], data[4], body[2:])]
 
-    def with_id(self, data: bytes, servo_id: int) -> bytes:
-        if data[4] == BROADCAST:
-            return data
-        body = data[7:-2].replace(_STUFFED, _HEADER)
-        return status_packet(servo_id, body[1], body[2:])
+    def put_together(self, reply: Reply, words: list[Word]) -> bytes:
+        if reply.sizes:
+            return fast_packet(words, reply.data[5] | reply.data[6] << 8)
+        ((error, servo_id, data),) = words
+        return status_packet(servo_id, error, data)

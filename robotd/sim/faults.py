@@ -11,7 +11,7 @@ its options separated by colons, for example `drop:p=0.01,mute:id=3:at=2s:for=50
 | duplicate | a reply comes twice                                             |               |
 | stale     | the servo's previous reply comes instead                        |               |
 | wrong-id  | a reply carries another id                                      | as=ID         |
-| error     | error bits are set in a reply                                   | bits=0x20     |
+| error     | error bits are set in a reply, by default the alarm bit         | bits=0x24     |
 | mute      | the servo neither hears nor answers; its torque stays           |               |
 | overload  | the servo behaves as overloaded                                 |               |
 | overheat  | the servo is that hot                                           | c=90          |
@@ -29,8 +29,8 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from robotd.errors import SimError
 from robotd.sim.protocol import ProtocolServer, Reply
@@ -47,7 +47,7 @@ _OWN = {
     "overheat": "c",
     "brownout": "v",
 }
-_DEFAULTS = {"by": 5e6, "as": -1.0, "bits": float(0x20), "c": 90.0, "v": 2.0}
+_DEFAULTS = {"by": 5e6, "as": -1.0, "bits": 0.0, "c": 90.0, "v": 2.0}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s)")
 _UNITS_NS = {"us": 1e3, "ms": 1e6, "s": 1e9}
 
@@ -171,7 +171,7 @@ class FaultEngine:
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
         self._running: list[_Running] = []
-        self._previous: dict[tuple[int, int], bytes] = {}
+        self._previous: dict[tuple[int, int], Reply] = {}
 
     @property
     def active(self) -> bool:
@@ -254,13 +254,13 @@ class FaultEngine:
         """Replies as they leave the bus under the faults that act now."""
         if not self._running:
             for reply in replies:
-                self._previous[reply.ids[0], len(reply.data)] = reply.data
+                self._previous[reply.ids[0], len(reply.data)] = reply
             return replies
         out: list[Reply] = []
         for reply in replies:
             key = (reply.ids[0], len(reply.data))  # the previous answer of the same kind
-            previous = self._previous.get(key, reply.data)
-            self._previous[key] = reply.data
+            previous = self._previous.get(key, reply)
+            self._previous[key] = reply
             disturbed = [reply]
             for running in self._running:
                 if self._strikes(running, reply, now_ns):
@@ -284,34 +284,36 @@ class FaultEngine:
         self.injected[fault.kind] += 1
         return True
 
-    def _apply(self, fault: Fault, replies: list[Reply], previous: bytes) -> list[Reply]:
-        changes: Mapping[str, Callable[[Reply], list[Reply]]] = {
-            "drop": lambda reply: [],
-            "corrupt": lambda reply: [self._with(reply, self._damage(reply.data))],
-            "late": lambda reply: [
-                Reply(reply.ids, reply.data, reply.delay_ns, reply.late_ns + int(fault.amount))
-            ],
-            "duplicate": lambda reply: [reply, reply],
-            "stale": lambda reply: [self._with(reply, previous)],
-            "wrong-id": lambda reply: [
-                self._with(reply, self.server.with_id(reply.data, self._other_id(fault, reply)))
-            ],
-            "error": lambda reply: [
-                self._with(reply, self.server.with_error(reply.data, int(fault.amount)))
-            ],
-        }
-        return [changed for reply in replies for changed in changes[fault.kind](reply)]
+    def _apply(self, fault: Fault, replies: list[Reply], previous: Reply) -> list[Reply]:
+        if fault.kind == "drop":
+            return []
+        if fault.kind == "duplicate":
+            return [copy for reply in replies for copy in (reply, reply)]
+        return [self._changed(fault, reply, previous) for reply in replies]
 
-    @staticmethod
-    def _with(reply: Reply, data: bytes) -> Reply:
-        return Reply(reply.ids, data, reply.delay_ns, reply.late_ns)
+    def _changed(self, fault: Fault, reply: Reply, previous: Reply) -> Reply:
+        if fault.kind == "late":
+            return replace(reply, late_ns=reply.late_ns + int(fault.amount))
+        if fault.kind == "corrupt":
+            return replace(reply, data=self._damage(reply.data))
+        words = self.server.take_apart(reply)
+        if not words:
+            return reply
+        before = {who: (e, said) for e, who, said in self.server.take_apart(previous)}
+        for n, (error, servo_id, data) in enumerate(words):
+            if not fault.concerns(servo_id):
+                continue
+            if fault.kind == "stale":
+                error, data = before.get(servo_id, (error, data))
+            elif fault.kind == "wrong-id":
+                servo_id = int(fault.amount) if fault.amount >= 0 else (servo_id + 100) % 253
+            else:
+                error |= int(fault.amount) or self.server.alarm
+            words[n] = (error, servo_id, data)
+        return replace(reply, data=self.server.put_together(reply, words))
 
     def _damage(self, data: bytes) -> bytes:
         damaged = bytearray(data)
         at = self._random.randrange(len(damaged))
         damaged[at] ^= 1 << self._random.randrange(8)
         return bytes(damaged)
-
-    @staticmethod
-    def _other_id(fault: Fault, reply: Reply) -> int:
-        return int(fault.amount) if fault.amount >= 0 else (reply.ids[0] + 100) % 253

@@ -9,8 +9,8 @@ id, so a silent servo costs its reply only; here the others answer as well.
 
 from __future__ import annotations
 
-from robotd.sim.feetech_servo import PRESENT_END, FeetechServo
-from robotd.sim.protocol import BROADCAST, ProtocolServer, Reply
+from robotd.sim.feetech_servo import OVERLOAD, PRESENT_END, FeetechServo
+from robotd.sim.protocol import BROADCAST, ProtocolServer, Reply, Word
 
 PING, READ, WRITE, REG_WRITE, ACTION, RECOVERY, REBOOT, RESET = 1, 2, 3, 4, 5, 6, 8, 10
 SYNC_READ, SYNC_WRITE = 0x82, 0x83
@@ -34,6 +34,8 @@ def status_packet(servo_id: int, error: int, parameters: bytes = b"") -> bytes:
 
 class FeetechServer(ProtocolServer[FeetechServo]):
     """A chain of STS servos."""
+
+    alarm = OVERLOAD
 
     def _next(self, replies: list[Reply]) -> bool:
         buffer = self._buffer
@@ -124,8 +126,10 @@ class FeetechServer(ProtocolServer[FeetechServo]):
             return None
         return b""
 
-    def with_error(self, data: bytes, bits: int) -> bytes:
-        return status_packet(data[2], data[4] | bits, data[5:-1])
+    def take_apart(self, reply: Reply) -> list[Word]:
+        data = reply.data
+        return [(data[4], data[2], data[5:-1])] if len(reply.ids) == 1 else []
 
-    def with_id(self, data: bytes, servo_id: int) -> bytes:
-        return status_packet(servo_id, data[4], data[5:-1])
+    def put_together(self, reply: Reply, words: list[Word]) -> bytes:
+        ((error, servo_id, data),) = words
+        return status_packet(servo_id, error, data)

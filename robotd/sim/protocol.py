@@ -15,16 +15,25 @@ SILENCE_NS = 50_000_000  # a packet that stops half-way for so long is forgotten
 
 @dataclass(slots=True)
 class Reply:
-    """One status packet on its way. `ids` are the servos that speak in it."""
+    """One status packet on its way. `ids` are the servos that speak in it.
+
+    `sizes` is how many bytes each of them has to say, where they share a packet on purpose.
+    """
 
     ids: tuple[int, ...]
     data: bytes
     delay_ns: int = 0  # after the end of the request or of the reply before
     late_ns: int = 0  # injected: it reaches the client so much later
+    sizes: tuple[int, ...] = ()
+
+
+Word = tuple[int, int, bytes]  # error byte, id and data of one servo in a status packet
 
 
 class ProtocolServer[S: Servo](ABC):
     """A chain of servos that understands a byte stream. Subclasses parse and answer."""
+
+    alarm: int  # error bit that says a servo is not well
 
     def __init__(self, servos: Sequence[S]) -> None:
         self.servos = list(servos)
@@ -61,12 +70,12 @@ class ProtocolServer[S: Servo](ABC):
         """Take one packet, or garbage, off the buffer; False when more bytes are needed."""
 
     @abstractmethod
-    def with_error(self, data: bytes, bits: int) -> bytes:
-        """A status packet with more bits in its error byte, valid again."""
+    def take_apart(self, reply: Reply) -> list[Word]:
+        """What each servo says in a status packet; nothing if it is none (a collision)."""
 
     @abstractmethod
-    def with_id(self, data: bytes, servo_id: int) -> bytes:
-        """A status packet under another id, valid again."""
+    def put_together(self, reply: Reply, words: list[Word]) -> bytes:
+        """A valid status packet like `reply`, saying something else."""
 
     def listen(self) -> None:
         """Find out who understands requests now; once per packet, for ids and rates may change."""

@@ -17,10 +17,7 @@ from robotd.sim.bus_command import Console, serve_bus_command
 from tests.sim.clients import Feetech
 from tests.sim.test_bus_server import open_terminal, receive
 
-START = (
-    "import sys; from robotd.sim.bus_command import serve_bus_command as serve; "
-    "serve(sys.argv[1], link=__import__('pathlib').Path(sys.argv[2]), physics=sys.argv[3])"
-)
+ROBOTD = str(Path(sys.executable).parent / "robotd")
 
 
 @pytest.fixture
@@ -91,7 +88,7 @@ def test_the_command_serves_and_ends_on_a_signal(
 ) -> None:
     link = tmp_path / "arm"
     process = subprocess.Popen(
-        [sys.executable, "-c", START, "so101", str(link), physics],
+        [ROBOTD, "sim", "bus", "--arm", "so101", "--link", str(link), "--physics", physics],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -6,6 +6,7 @@ from robotd.errors import SimError
 from robotd.sim.bus import MemoryPort
 from robotd.sim.faults import KINDS, parse_faults
 from tests.sim.clients import BROADCAST, MS, Client, Dynamixel, Feetech
+from tests.sim.test_dynamixel_server import fast_blocks
 
 PING = 1
 BOTH = [Dynamixel, Feetech]
@@ -214,9 +215,29 @@ def test_faults_combine(arm: Client) -> None:
 def test_fast_sync_read_suffers_too() -> None:
     koch = Dynamixel("koch")
     request = koch.packet(BROADCAST, 0x8A, bytes([132, 0, 4, 0, 1, 2, 3, 4, 5, 6]))
+
+    def read() -> list[tuple[int, int, bytes]]:
+        return fast_blocks(koch.raw(request), [4] * 6)
+
+    clean = read()
     koch.bus.inject("drop:id=5:n=1", koch.now)
     assert koch.raw(request) == b""
-    assert len(koch.raw(request)) == 56
+    koch.bus.inject("error:id=3:n=1", koch.now)
+    assert [error for error, _, _ in read()] == [0, 0, 0x80, 0, 0, 0]
+    koch.bus.inject("wrong-id:id=4:as=9:n=1", koch.now)
+    assert [servo_id for _, servo_id, _ in read()] == [1, 2, 3, 9, 5, 6]
+    koch.bus.mechanism.position[0] += 0.3
+    koch.bus.mechanism.position[1] += 0.3
+    koch.bus.inject("stale:id=2:n=1", koch.now)
+    stale = read()
+    assert stale[1] == clean[1]
+    assert stale[0] != clean[0]
+    assert read()[1] != clean[1]
+
+
+def test_error_bits_are_by_default_the_alarm(arm: Client) -> None:
+    arm.bus.inject("error:id=2", arm.now)
+    assert arm.one(2, PING).error == (0x80 if isinstance(arm, Dynamixel) else 0x20)
 
 
 def test_text_form_is_understood_with_all_its_options() -> None:
