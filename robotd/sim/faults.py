@@ -6,7 +6,7 @@ its options separated by colons, for example `drop:p=0.01,mute:id=3:at=2s:for=50
 | kind      | what happens                                                    | own option    |
 |-----------|-----------------------------------------------------------------|---------------|
 | drop      | a reply is lost                                                 |               |
-| corrupt   | one byte of a reply is damaged                                  |               |
+| corrupt   | one bit of a reply is flipped                                   |               |
 | late      | a reply comes later                                             | by=5ms        |
 | duplicate | a reply comes twice                                             |               |
 | stale     | the servo's previous reply comes instead                        |               |
