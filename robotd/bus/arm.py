@@ -166,13 +166,14 @@ class Arm:
 
     def request(self) -> None:
         """Ask for this tick's readings; does not wait."""
+        data = b""
         if self._slow.pending:
-            self._take_slow()
-        else:
-            dropped = self._port.flush_input()
-            if dropped:
-                self.counters.skipped_bytes += dropped
+            data = self._port.read(ANSWER_BYTES, 0)
+        elif dropped := self._port.flush_input():
+            self.counters.skipped_bytes += dropped
         self._reader.request()
+        if self._slow.pending:
+            self._take_slow(data)  # while the servos answer
         self._slow_after_read = not self._written
         self._written = False
 
@@ -239,8 +240,8 @@ class Arm:
             low, span, gain, bias, servo.velocity_counts / span * gain, sense / servo.load_full
         )
 
-    def _take_slow(self) -> None:
-        self._slow.take(self._port.read(ANSWER_BYTES, 0))
+    def _take_slow(self, data: bytes) -> None:
+        self._slow.take(data)
         if self.engaged:
             for at, powered in enumerate(self._powered):
                 self._lost[at] = _TORQUE_LOST if powered and self._slow.torque[at] == 0 else 0
