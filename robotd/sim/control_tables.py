@@ -112,9 +112,11 @@ def _w(
 _TWOS32 = (-(2**31), 2**31 - 1)
 
 
-def _x_series(number: int, firmware: int, own: Mapping[str, tuple[int, int, int]]) -> list[Item]:
-    """The X-series table; `own` gives (default, low, high) of the registers that vary by model."""
-    items = [
+_Own = Mapping[str, tuple[int, int, int]]  # default, low, high of what varies by model
+
+
+def _x_eeprom(number: int, firmware: int, own: _Own) -> list[Item]:
+    return [
         _r("Model_Number", 0, 2, number),
         _r("Model_Information", 2, 4),
         _r("Firmware_Version", 6, 1, firmware),
@@ -136,6 +138,11 @@ def _x_series(number: int, firmware: int, own: Mapping[str, tuple[int, int, int]
         _w("Min_Position_Limit", 52, 4, 0, 0, 4095),
         _w("Startup_Configuration", 60, 1, 0, 0, 3),
         _w("Shutdown", 63, 1, *own["Shutdown"]),
+    ]
+
+
+def _x_ram(own: _Own) -> list[Item]:
+    return [
         _w("Torque_Enable", 64, 1, 0, 0, 1),
         _w("LED", 65, 1, 0, 0, 1),
         _w("Status_Return_Level", 68, 1, 2, 0, 2),
@@ -166,6 +173,11 @@ def _x_series(number: int, firmware: int, own: Mapping[str, tuple[int, int, int]
         _r("Present_Temperature", 146, 1),
         _r("Backup_Ready", 147, 1),
     ]
+
+
+def _x_series(number: int, firmware: int, own: _Own) -> tuple[Item, ...]:
+    """The X-series table of one model."""
+    items = _x_eeprom(number, firmware, own) + _x_ram(own)
     if "Current_Limit" in own:  # models with current sensing
         items += [
             _w("Current_Limit", 38, 2, *own["Current_Limit"]),
@@ -175,7 +187,7 @@ def _x_series(number: int, firmware: int, own: Mapping[str, tuple[int, int, int]
         ]
     else:
         items.append(_r("Present_Load", 126, 2, coding="twos"))
-    return sorted(items, key=lambda item: item.address)
+    return tuple(sorted(items, key=lambda item: item.address))
 
 
 _X_BAUDS = {0: 9600, 1: 57600, 2: 115200, 3: 1_000_000, 4: 2_000_000, 5: 3_000_000, 6: 4_000_000}
@@ -184,23 +196,21 @@ XL430_W250 = ServoModel(
     name="xl430-w250",
     number=1060,
     firmware=46,
-    items=tuple(
-        _x_series(
-            1060,
-            46,
-            {
-                "Baud_Rate": (1, 0, 7),
-                "Temperature_Limit": (72, 0, 100),
-                "Max_Voltage_Limit": (140, 60, 140),
-                "Min_Voltage_Limit": (60, 60, 140),
-                "Velocity_Limit": (265, 0, 1023),
-                "Shutdown": (52, 0, 255),
-                "Velocity_I_Gain": (1000, 0, 0),
-                "Velocity_P_Gain": (100, 0, 0),
-                "Position_D_Gain": (4000, 0, 0),
-                "Position_P_Gain": (640, 0, 0),
-            },
-        )
+    items=_x_series(
+        1060,
+        46,
+        {
+            "Baud_Rate": (1, 0, 7),
+            "Temperature_Limit": (72, 0, 100),
+            "Max_Voltage_Limit": (140, 60, 140),
+            "Min_Voltage_Limit": (60, 60, 140),
+            "Velocity_Limit": (265, 0, 1023),
+            "Shutdown": (52, 0, 255),
+            "Velocity_I_Gain": (1000, 0, 0),
+            "Velocity_P_Gain": (100, 0, 0),
+            "Position_D_Gain": (4000, 0, 0),
+            "Position_P_Gain": (640, 0, 0),
+        },
     ),
     table_size=662,
     eeprom_end=64,
@@ -228,7 +238,7 @@ def _xl330(name: str, number: int, velocity_limit: int) -> ServoModel:
         name=name,
         number=number,
         firmware=48,
-        items=tuple(_x_series(number, 48, own)),
+        items=_x_series(number, 48, own),
         table_size=228,
         eeprom_end=64,
         bauds=_X_BAUDS,

@@ -13,7 +13,8 @@ from robotd.sim.control_tables import MODELS
 from tests.conformance.served import ServedBus
 
 pytestmark = pytest.mark.xdist_group("lerobot")  # its import takes seconds: once is enough
-ARMS = [("koch", "follower"), ("koch", "leader"), ("so101", "follower"), ("so101", "leader")]
+FOLLOWERS = [("koch", "follower"), ("so101", "follower")]
+LEADERS = [("koch", "leader"), ("so101", "leader")]
 PATIENCE_S = 30.0
 PATIENCE_MS = 1000.0
 
@@ -59,7 +60,11 @@ def no_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builtins.input", refuse)
 
 
-@pytest.fixture(params=ARMS, ids=["-".join(arm) for arm in ARMS])
+def arms(which: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("arm", which, indirect=True, ids="-".join)
+
+
+@pytest.fixture
 def arm(
     request: pytest.FixtureRequest, tmp_path: Path, no_questions: None
 ) -> Iterator[tuple[ServedBus, Any, str, str]]:
@@ -81,6 +86,7 @@ def eventually(check: Callable[[], bool]) -> bool:
     return True
 
 
+@arms(FOLLOWERS + LEADERS)
 def test_connects_calibrated_reads_and_lets_go(arm: tuple[ServedBus, Any, str, str]) -> None:
     bus, device, _, role = arm
     assert device.is_connected
@@ -97,10 +103,9 @@ def test_connects_calibrated_reads_and_lets_go(arm: tuple[ServedBus, Any, str, s
     assert bus.state()["torque"] == [False] * 6
 
 
+@arms(FOLLOWERS)
 def test_a_follower_goes_where_it_is_sent(arm: tuple[ServedBus, Any, str, str]) -> None:
-    bus, device, _, role = arm
-    if role == "leader":
-        pytest.skip("leaders are moved by hand")
+    bus, device, _, _ = arm
     assert bus.state()["torque"] == [True] * 6
     start = device.get_observation()
     action = dict(start) | {"shoulder_pan.pos": 20.0, "wrist_roll.pos": -25.0, "gripper.pos": 40.0}
@@ -115,10 +120,9 @@ def test_a_follower_goes_where_it_is_sent(arm: tuple[ServedBus, Any, str, str]) 
     assert eventually(arrived), device.get_observation()
 
 
+@arms(LEADERS)
 def test_a_leader_shows_where_it_is_pulled(arm: tuple[ServedBus, Any, str, str]) -> None:
-    bus, device, model, role = arm
-    if role == "follower":
-        pytest.skip("followers move themselves")
+    bus, device, model, _ = arm
     assert bus.state()["torque"] == [False] * 5 + [model == "koch"]  # Koch: a spring as trigger
     pulled = {"shoulder_pan": 30.0, "wrist_roll": -40.0, "elbow_flex": 20.0}
     bus.command("hand " + " ".join(f"{joint}={x}" for joint, x in pulled.items()))
@@ -130,6 +134,7 @@ def test_a_leader_shows_where_it_is_pulled(arm: tuple[ServedBus, Any, str, str])
     assert eventually(there), device.get_action()
 
 
+@arms(FOLLOWERS + LEADERS)
 def test_configuration_arrives_in_the_servos(arm: tuple[ServedBus, Any, str, str]) -> None:
     _, device, model, role = arm
     motors = device.bus
