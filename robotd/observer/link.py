@@ -49,11 +49,8 @@ _BURST = 64  # messages taken per call
 _JPEG_QUALITY = 95
 _MONITOR_EVENT = struct.Struct("=Hi")  # event, value: zmq_socket_monitor(3)
 _ENDED = zmq.EVENT_DISCONNECTED
-_NOT_LET_IN = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-)
+_NOT_LET_IN = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_CUT_OFF = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL  # a worker that just ended, or other keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +121,7 @@ class Link:
         socket.heartbeat_ivl, socket.heartbeat_timeout = 1000, 3000  # ms; half-open TCP
         secure_client(socket, self._keys)
         self._monitor = socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | _ENDED | _NOT_LET_IN
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | _ENDED | _NOT_LET_IN | _CUT_OFF
         )
         try:
             socket.connect(self.endpoint)
@@ -272,7 +269,7 @@ class Link:
         """What the transport says: a worker that has ended, or does not let us in."""
         while self._monitor.poll(0):
             event, _ = _MONITOR_EVENT.unpack(self._monitor.recv_multipart()[0])
-            if event & _NOT_LET_IN:
+            if event & _NOT_LET_IN or (event & _CUT_OFF and self._keys is not None):
                 self.text = f"whoever listens at {self.endpoint} does not let us in: other keys?"
             elif event & _ENDED and self.state != "absent":
                 self.give_up("worker_ended", f"the worker at {self.endpoint} has ended")
