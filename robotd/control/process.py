@@ -115,13 +115,13 @@ def _build(arguments: argparse.Namespace, stack: ExitStack) -> tuple[ControlLoop
     clock = MonotonicClock()
     inbox = Inbox(config.runtime_dir / SOCKET_NAME)
     stack.callback(inbox.close)
-    degraded = realtime.apply(config.control)
-    if degraded:
-        text = f"NO REAL TIME: {realtime.explain(degraded)}"
-        say("control", f"{text}; motion may stutter when the machine is busy")
     layout = ring_layout(config, arms, os.getpid())
     ring = RingWriter(config.runtime_dir / RING_NAME, layout)
     stack.callback(ring.close)
+    degraded = realtime.apply(config.control)  # once all memory that is needed is there
+    if degraded:
+        text = f"NO REAL TIME: {realtime.explain(degraded)}"
+        say("control", f"{text}; motion may stutter when the machine is busy")
     loop = ControlLoop(config, arms, ring, inbox, clock, degraded)
     loop.start()
     return loop, clock, config

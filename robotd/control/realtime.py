@@ -67,12 +67,16 @@ def _lock_memory() -> bool:
     """mlockall; the soft limit is raised to the hard one first.
 
     Pages are locked as they are touched: without that every library's whole mapping would be
-    brought in, used or not.
+    brought in, used or not. What is mapped later is locked too where there is no limit; under one
+    a later allocation would fail instead.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
-    done: int = ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+    flags = _MCL_CURRENT | _MCL_ONFAULT
+    if hard == resource.RLIM_INFINITY:
+        flags |= _MCL_FUTURE
+    done: int = ctypes.CDLL(None).mlockall(flags)
     return done == 0
 
 
