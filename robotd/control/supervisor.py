@@ -136,7 +136,7 @@ class Supervisor:
             self._happens(event, now_ns, "holding")
         elif event is Event.PARK:
             self._happens(event, now_ns, "parking")
-        elif event is Event.POLICY:
+        else:
             self._happens(event, now_ns, f"following {source[:16]}", source)
         return ""
 

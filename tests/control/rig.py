@@ -51,10 +51,11 @@ class Mail:
 
 
 def make_config(folder: Path, models: Sequence[str] = ("so101",), **sections: Any) -> Config:
-    """A configuration of simulated arms "a", "b", ...; `arm` changes all of them."""
-    arm = sections.pop("arm", {})
+    """Simulated arms "a", "b", ...; `arm` changes all of them, or is a list of changes."""
+    changes = sections.pop("arm", {})
+    each = changes if isinstance(changes, list) else [changes] * len(models)
     arms = []
-    for name, model in zip("abcd", models, strict=False):
+    for name, model, arm in zip("abcd", models, each, strict=False):
         path = folder / f"{model}.json"
         sim_calibration(model).save(path)
         arms.append({"id": name, "model": model, "port": "sim", "calibration": str(path), **arm})

@@ -1,11 +1,11 @@
 """What the loop does when buses, servos or its own parts fail, and how it stops."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
+from robotd.bus.port import Port
+from robotd.errors import PortError
 from robotd.ipc.ring import Fault, Mode, Result
 from tests.control.rig import Rig
 from tests.control.test_loop import following, make, torque
@@ -13,7 +13,6 @@ from tests.control.test_loop import following, make, torque
 __all__ = ["make"]
 
 MakeRig = Callable[..., Rig]
-_ = (Iterator, Path, Any)
 
 
 def inject(rig: Rig, text: str, arm: int = 0) -> None:
@@ -140,6 +139,107 @@ def test_after_a_longer_silence_torque_is_checked_before_goals_are_written(
     assert report.mode is Mode.POLICY
     assert [joint.applied for joint in report.joints] == list(last)
     assert all(torque(rig))
+
+
+class Frayed:
+    """A port whose cable breaks at the n-th call of one operation, until it is mended."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self.operation, self.calls = "", 0
+
+    def _may(self, operation: str) -> None:
+        if operation == self.operation:
+            self.calls -= 1
+            if self.calls <= 0:
+                raise PortError("the cable broke")
+
+    def write(self, data: bytes) -> None:
+        self._may("write")
+        self._port.write(data)
+
+    def read(self, size: int, deadline_ns: int) -> bytes:
+        self._may("read")
+        return self._port.read(size, deadline_ns)
+
+    def flush_input(self) -> int:
+        return self._port.flush_input()
+
+    def reopen(self) -> bool:
+        return self.operation == ""
+
+    def close(self) -> None:
+        self._port.close()
+
+
+@pytest.mark.parametrize(
+    ("operation", "calls"), [("write", 1), ("read", 1), ("write", 2)], ids=["ask", "read", "goals"]
+)
+def test_wherever_in_the_tick_the_cable_breaks(make: MakeRig, operation: str, calls: int) -> None:
+    ports: list[Frayed] = []
+
+    def fray(port: Port) -> Port:
+        ports.append(Frayed(port))
+        return ports[-1]
+
+    rig = make(wrap=fray)
+    following(rig)
+    rig.run_s(0.1)
+    ports[0].operation, ports[0].calls = operation, calls
+    report = rig.tick(2)
+    assert (report.mode, report.fault) == (Mode.FAULT, Fault.PORT_LOST)
+    assert report.message == "the cable broke"
+    assert "the cable broke" in rig.refused("clear")
+    ports[0].operation = ""
+    rig.run_s(0.3)
+    assert rig.done("clear").mode is Mode.IDLE
+    assert rig.done("arm").mode is Mode.HOLD
+
+
+def test_an_emergency_stop_over_a_cable_that_breaks_is_completed_when_it_is_back(
+    make: MakeRig,
+) -> None:
+    ports: list[Frayed] = []
+
+    def fray(port: Port) -> Port:
+        ports.append(Frayed(port))
+        return ports[-1]
+
+    rig = make(wrap=fray)
+    rig.done("arm")
+    rig.send("estop")
+    ports[0].operation, ports[0].calls = "write", 2  # the first asks for readings
+    report = rig.tick()
+    assert report.fault is Fault.ESTOP
+    assert "the cable broke" in report.message
+    assert report.torque  # as far as anybody knows
+    ports[0].operation = ""
+    report = rig.run_s(0.3)
+    assert not any(torque(rig))
+    assert not report.torque
+
+
+def test_clearing_is_refused_when_the_arm_that_came_back_is_another(make: MakeRig) -> None:
+    rig = make()
+    rig.done("arm")
+    inject(rig, "unplug:for=50ms")
+    rig.run_s(0.1)
+    rig.bus.servos[0].keep("Homing_Offset", 5)
+    rig.run_s(0.3)
+    why = rig.refused("clear")
+    assert "calibration" in why
+    assert rig.loop.mode is Mode.FAULT
+
+
+def test_an_arm_without_a_park_pose_holds_while_the_other_parks(make: MakeRig) -> None:
+    rig = make("so101", "koch", arm=[{}, {"park": (10, -80, 60, 40, 0, 10)}])
+    rig.done("arm")
+    held = [joint.applied for joint in rig.loop.report.joints[:6]]
+    rig.done("park")
+    report = rig.run_s(3.0)
+    assert report.message == "parked"
+    assert [joint.applied for joint in report.joints[:6]] == held
+    assert [joint.applied for joint in report.joints[6:]] == [10, -80, 60, 40, 0, 10]
 
 
 # Servos
