@@ -107,6 +107,10 @@ class Link:
         self._clock = clock
         self._counters = counters
 
+    def speaking(self, protocol: Protocol) -> "Link":
+        """The same line in the other protocol."""
+        return Link(self._port, protocol, self._clock, self._counters, self.label)
+
     def ping(self, servo_id: int, tries: int = TRIES, wait_ns: int = ANSWER_NS) -> Status | None:
         """The answer of one servo, None when it is silent."""
         size = 3 if self._protocol is Protocol.DYNAMIXEL else 0  # model number and firmware

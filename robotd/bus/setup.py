@@ -124,12 +124,24 @@ class ServoSetup:
 
     def _silence(self, silent: list[str]) -> str:
         if len(silent) == len(JOINTS):
+            make, kind = ("Dynamixel", "koch") if self._feetech else ("Feetech", "so101")
+            if self._other_make_answers():
+                return (
+                    f"arm {self._name} is configured as {self._model.name}, but {make} servos "
+                    f'answer there: is it a {kind} (model = "{kind}"), or is the port wrong?'
+                )
             return (
                 f"no servo answers on arm {self._name}: check its power supply, the cable, the "
                 "port and the baud rate"
             )
         who = ", ".join(self._link.label(self._ids[joint]) for joint in silent)
         return f"no answer from {who}: check its cable and its id"
+
+    def _other_make_answers(self) -> bool:
+        """Whether servos of the other protocol are on this bus."""
+        other = Protocol.DYNAMIXEL if self._feetech else Protocol.FEETECH
+        link = self._link.speaking(other)
+        return any(link.ping(servo_id, tries=1) is not None for servo_id in (1, 2, 3))
 
     def _version(self, joint: str) -> tuple[int, str]:
         """Model number and firmware version."""
