@@ -88,6 +88,13 @@ def test_a_few_steps_train_resume_export_and_run(demos: Path, tmp_path: Path) ->
     assert [report["round"] for report in reports if "round" in report] == [1]
     assert again.samples.about[1]["seeds"][0] == collect.DAGGER_SEEDS
 
+    more = Trainer.continued(tmp_path / "more", TrainConfig("so101", steps=3), tmp_path / "run")
+    assert len(more.samples) == len(again.samples)
+    assert more.config.dagger_seeds == collect.DAGGER_SEEDS + 1
+    assert more.steps_before == 6
+    weights, before = more.net.state_dict(), again.average.state_dict()
+    assert all(torch.equal(weights[name], before[name]) for name in before)
+
     out = tmp_path / "bundle"
     result = CliRunner().invoke(
         cli.app,
