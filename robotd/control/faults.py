@@ -7,6 +7,10 @@
 | GUARD, INTERNAL | stays at the last goal that passed the guard; the limiter is not asked |
 | OVERHEAT | that arm: torque off at once; the others brake and hold |
 | ESTOP, ENGAGE_FAILED | torque off at once, all arms (category 0) |
+
+Clearing a fault takes torque off everywhere. Dynamixels that report an error then are restarted,
+for nothing else ends their shutdown (a Feetech servo forgets an overload when torque goes on again).
+What may have lost its settings is checked and configured, and every servo must be free of errors.
 """
 
 import math
@@ -95,20 +99,16 @@ class Watch:
         self._errors = [_ERRORS & ~_OVERLOAD if j.gripper else _ERRORS for j in joints]
         self._following_ticks = math.ceil(FOLLOWING_S / period_s)
         self._range_ticks = math.ceil(RANGE_S / period_s)
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget what was counted: the arm has been engaged anew."""
         count = len(self._joints)
         self._status = [0] * count
         self._hot = [0] * count
         self._behind = [0] * count
         self._outside = [0] * count
 
-    def obstacle(self, readings: Sequence[JointReading]) -> str:
-        """What speaks against arming or clearing now, "" for nothing."""
+    def obstacle(self, readings: Sequence[JointReading], curable: int = 0) -> str:
+        """What speaks against arming or clearing now, "" for nothing; `curable` bits do not."""
         for index, reading in enumerate(readings):
-            if reading.status & (self._errors[index] | _OVERHEAT):
+            if reading.status & (self._errors[index] | _OVERHEAT) & ~curable:
                 text = self._status_text(index, reading)
                 return f"{text}; if that stays, switch the arm's power off and on"
             if reading.temperature_c > self._hottest:

@@ -129,13 +129,16 @@ class Limb:
 
     # Torque
 
-    def obstacle(self) -> str:
-        """What speaks against arming, or clearing a fault, "" for nothing."""
+    def obstacle(self, curable: int = 0) -> str:
+        """What speaks against arming, or clearing a fault, "" for nothing.
+
+        `curable`: ServoStatus bits that do not, because clearing ends them.
+        """
         if self.lost:
             return self.lost
         if self.silent >= READINGS or not self.readings:
             return f"{self.id}: no answer from {self.silent_joints()}; check cable and power"
-        return self.watch.obstacle(self.readings)
+        return self.watch.obstacle(self.readings, curable)
 
     def misplaced(self) -> str:
         """What speaks against arming where the arm stands, "" for nothing."""
@@ -153,7 +156,6 @@ class Limb:
         self.driven = True
         self._releasing = False
         self._start(positions, now_ns)
-        self.watch.restart()
 
     def _start(self, positions: Sequence[float], now_ns: int) -> None:
         """Limiter and guard go on from these goals."""
@@ -173,12 +175,22 @@ class Limb:
         self.engaged = self._releasing = False
         return ""
 
+    def restart_servos(self) -> list[str]:
+        """Without torque: restart those that had shut down; their names. Raises BusError."""
+        names = [f"{self.id}.{joint}" for joint in self.arm.reboot_alerted()]
+        self._settings_lost = self._settings_lost or bool(names)
+        return names
+
     def set_up_again(self) -> None:
-        """After a loss of contact or a restarted servo: check and configure. Raises RobotdError."""
+        """After a fault, without torque: every servo is set up and well. Raises RobotdError.
+
+        Checked and configured is what may have restarted, or was out of contact.
+        """
         if self._settings_lost:
             self.arm.connect()
             self.arm.configure()
             self._settings_lost = False
+        self.arm.check_health()
 
     # Goals
 

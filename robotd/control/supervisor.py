@@ -20,6 +20,7 @@ from robotd.ipc.ring import Fault, Mode
 
 _RECOVER_NS = 100_000_000  # between two steps towards a lost bus
 _SETTLE_NS = 100_000_000  # targets at rest for this long: the arm is too
+_RESTART_NS = 100_000_000, 3_000_000_000  # a servo needs so long to restart: at least, at most
 
 
 class Supervisor:
@@ -42,12 +43,17 @@ class Supervisor:
         self._recover_at = 0
         self._rest_since: int | None = None
         self._stop_by = 0
+        self._restarting: list[str] = []  # servos that clearing has restarted, not yet back
+        self._restarted_at = 0
 
     def update(self, commands: Sequence[Command], stop_requests: int, now_ns: int) -> None:
         """Commands first, then faults, then what time has brought about."""
         self._obey_all(commands, now_ns)
-        for limb in self._limbs:
-            self._examine(limb, now_ns)
+        if self._restarting:
+            self._await_servos(now_ns)
+        else:
+            for limb in self._limbs:
+                self._examine(limb, now_ns)
         if self.mode is Mode.FAULT and now_ns >= self._recover_at:
             self._recover_at = now_ns + _RECOVER_NS
             for limb in self._limbs:
@@ -92,8 +98,9 @@ class Supervisor:
         """Carry out one command, or refuse it with a reason."""
         event = EVENTS[command.name]
         why = self._objection(event, command.source)
-        if not why and event is Event.DISARM:
-            self._disarm(command.id, now_ns)
+        if not why and event in (Event.DISARM, Event.CLEAR):
+            self.results.later(command.id)
+            (self._disarm if event is Event.DISARM else self._clear)(now_ns)
             return
         if not why:
             self.results.settle(f"overtaken by {command.name}")
@@ -109,6 +116,8 @@ class Supervisor:
             return refusal(self.mode, event)
         if self.stopping and event is not Event.ESTOP:
             return "robotd is stopping"
+        if self._restarting and event is not Event.ESTOP:
+            return f"a fault is being cleared: {', '.join(self._restarting)} restarts; wait"
         if event is Event.PARK and not self._sources.can_park:
             return "no arm has a park pose: set `park` in the configuration"
         if event is Event.POLICY and not source:
@@ -119,7 +128,10 @@ class Supervisor:
                 return f"{doubtful[0]}: was silent; torque is being checked, try again in a second"
         if event in (Event.ARM, Event.CLEAR):
             for limb in self._limbs:
-                why = limb.obstacle() or (limb.misplaced() if event is Event.ARM else "")
+                if event is Event.CLEAR:
+                    why = limb.obstacle(limb.arm.curable)
+                else:
+                    why = limb.obstacle() or limb.misplaced()
                 if why:
                     return why
         return ""
@@ -130,8 +142,6 @@ class Supervisor:
             self.raise_fault(Fault.ESTOP, now_ns, "emergency stop: torque off by command")
         elif event is Event.ARM:
             return self._engage(now_ns)
-        elif event is Event.CLEAR:
-            return self._release_and_idle(now_ns, f"{self.fault.name} cleared: torque is off")
         elif event is Event.HOLD:
             self._happens(event, now_ns, "holding")
         elif event is Event.PARK:
@@ -150,9 +160,8 @@ class Supervisor:
         self._happens(Event.ARM, now_ns, "armed")
         return ""
 
-    def _disarm(self, command: int, now_ns: int) -> None:
+    def _disarm(self, now_ns: int) -> None:
         """Category 1: brake, and torque off once at rest; in a fault torque goes off now."""
-        self.results.later(command)
         if self.mode in (Mode.IDLE, Mode.FAULT):
             self.results.settle(self._release_all())
         else:
@@ -163,29 +172,67 @@ class Supervisor:
         failures = [text for limb in self._limbs if (text := limb.release())]
         return failures[0] if failures else ""
 
-    def _release_and_idle(self, now_ns: int, text: str) -> str:
-        """Torque off, then IDLE. Stays (or falls) in FAULT when a servo does not confirm it."""
+    def _clear(self, now_ns: int) -> None:
+        """Torque off; servos that had shut down are restarted; IDLE once all is set up again."""
         why = self._release_all()
-        why = f"torque is not off everywhere: {why}" if why else self._set_up_again()
+        try:
+            for limb in () if why else self._limbs:
+                self._restarting += limb.restart_servos()
+        except BusError as error:
+            why = str(error)
         if why:
-            self.raise_fault(Fault.BUS_SILENT, now_ns, why)
-            return why
-        event = Event.CLEAR if self.mode is Mode.FAULT else Event.RELEASED
+            self._not_cleared(why)
+        elif self._restarting:
+            self._restarted_at = now_ns
+            self.say(f"clearing {self.fault.name}: {', '.join(self._restarting)} restarts")
+        else:
+            self._finish_clearing(now_ns, "")
+
+    def _await_servos(self, now_ns: int) -> None:
+        """Go on with clearing when the restarted servos are back."""
+        least, most = _RESTART_NS
+        waited = now_ns - self._restarted_at
+        lost = next((limb.lost for limb in self._limbs if limb.lost), "")
+        absent = any(limb.silent for limb in self._limbs)
+        if waited < least or (absent and not lost and waited < most):
+            return
+        names = ", ".join(self._restarting)
+        self._restarting.clear()
+        if lost or absent:
+            self._not_cleared(lost or f"{names} did not come back from its restart")
+        else:
+            self._finish_clearing(now_ns, f"; restarted: {names}")
+
+    def _finish_clearing(self, now_ns: int, also: str) -> None:
+        try:
+            for limb in self._limbs:
+                limb.set_up_again()
+        except RobotdError as error:
+            self._not_cleared(str(error))
+            return
+        self._idle(Event.CLEAR, now_ns, f"{self.fault.name} cleared: torque is off{also}")
+
+    def _not_cleared(self, why: str) -> None:
+        self._restarting.clear()
+        self.say(f"{self.fault.name} not cleared: {why}")
+        self.results.settle(why)
+
+    def _release_and_idle(self, now_ns: int, text: str) -> None:
+        """Torque off, then IDLE; FAULT when a servo does not confirm it."""
+        why = self._release_all()
+        if why:
+            text = f"torque is not off everywhere: {why}"
+            self.raise_fault(Fault.BUS_SILENT, now_ns, text)
+        else:
+            self._idle(Event.RELEASED, now_ns, text)
+
+    def _idle(self, event: Event, now_ns: int, text: str) -> None:
+        """Torque is off, and nothing is wrong any more."""
         self._happens(event, now_ns, text)
         self.results.settle()
         self.fault, self.fault_joint = Fault.NONE, -1
         self.frozen = False
         self._faults_seen.clear()
-        return ""
-
-    def _set_up_again(self) -> str:
-        """Check and configure the arms whose servos may have lost their settings."""
-        try:
-            for limb in self._limbs:
-                limb.set_up_again()
-        except RobotdError as error:
-            return str(error)
-        return ""
 
     # Faults
 
@@ -216,6 +263,7 @@ class Supervisor:
         if key in self._faults_seen and fault is not Fault.ESTOP:
             return
         self._faults_seen.add(key)
+        self._restarting.clear()
         if self.mode is not Mode.FAULT or fault is Fault.ESTOP:
             self.fault = fault
             self.fault_joint = limb.first + joint if limb and joint >= 0 else -1

@@ -145,12 +145,6 @@ def test_invalid_readings_say_nothing(watch: Watch) -> None:
         assert watch.look(bad, (0, 0), True) is None
 
 
-def test_starting_anew_forgets_what_was_counted(watch: Watch) -> None:
-    assert look(watch, READINGS - 1, elbow_temperature_c=70.0) is None
-    watch.restart()
-    assert look(watch, READINGS - 1, elbow_temperature_c=70.0) is None
-
-
 def test_obstacles_are_present_causes_at_once(watch: Watch) -> None:
     assert watch.obstacle(readings()) == ""
     assert "overload" in watch.obstacle(readings(elbow_status=int(ServoStatus.OVERLOAD)))

@@ -81,6 +81,7 @@ def test_arming_is_refused_where_a_joint_stands_outside_its_hard_range(make: Mak
     why = rig.refused("arm")
     assert "a.elbow_flex" in why
     assert "by hand" in why
+    assert rig.loop.mode is Mode.IDLE
     assert not any(torque(rig))
 
 
@@ -279,6 +280,34 @@ def test_a_chunk_within_the_time_out_resumes(make: MakeRig) -> None:
     report = rig.run_s(0.4)
     assert report.mode is Mode.POLICY
     assert report.joints[5].applied == 40.0
+
+
+def test_the_fade_into_a_chunk_after_a_silence_begins_where_the_arm_is_held(
+    make: MakeRig,
+) -> None:
+    rig = make(policy={**POLICY, "takeover": "cross_fade"})
+    goal = following(rig)
+    report = rig.run_s(0.8)
+    held = [joint.applied for joint in report.joints]
+    assert held != goal  # braking took it past the chunk's last step
+    rig.chunk([[*held[:5], held[5] + 5.0]] * 16, 2)
+    report = rig.tick()
+    assert [joint.asked for joint in report.joints] == pytest.approx(held, abs=0.01)
+
+
+def test_an_observation_younger_than_the_deadline_is_not_from_the_future(make: MakeRig) -> None:
+    rig = make()
+    following(rig)
+    rig.tick()
+    pose = [joint.applied for joint in rig.loop.report.joints]
+    rig.deadline_ns += rig.period_ns
+    rig.clock.time_ns = rig.deadline_ns + 2_000_000  # this tick is late
+    rig.chunk([pose] * 4, 2, observed_ns=rig.deadline_ns + 1_000_000)
+    rig.loop.tick(rig.deadline_ns)
+    report = rig.loop.report
+    assert (report.chunks, report.chunks_dropped) == (2, 0)
+    assert report.wake_late_ns == 2_000_000
+    assert report.chunk_age_ns == 0
 
 
 def test_a_silent_policy_is_parked_where_that_is_configured(make: MakeRig) -> None:

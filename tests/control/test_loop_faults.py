@@ -1,6 +1,6 @@
 """What the loop does when buses, servos or its own parts fail, and how it stops."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -63,6 +63,34 @@ def test_a_silent_servo_is_a_fault_that_names_it(make: MakeRig, model: str) -> N
     assert rig.done("clear").mode is Mode.IDLE
     assert not any(torque(rig))
     assert rig.done("arm").mode is Mode.HOLD
+
+
+def test_the_same_fault_is_noticed_again_after_it_was_cleared(make: MakeRig) -> None:
+    rig = make()
+    for _ in range(2):
+        rig.done("arm")
+        inject(rig, "mute:id=2:for=300ms")
+        assert rig.run_s(0.25).fault is Fault.BUS_SILENT
+        rig.run_s(0.5)
+        rig.done("clear")
+
+
+def test_a_motion_that_a_silence_cut_off_is_taken_up_from_rest(make: MakeRig) -> None:
+    rig = make(control={"failed_ticks_hold": 1000, "failed_ticks_fault": 2000})
+    pose = [joint.applied for joint in rig.done("arm").joints]
+    rig.done("policy", "policy")
+    rig.chunk([[*pose[:4], 2.0 * i, pose[5]] for i in range(45)], 1)
+    rig.run_s(0.2)
+    limb = rig.loop.limbs[0]
+    inject(rig, "mute:for=100ms")
+    rig.run_s(0.15)
+    assert not limb.driven
+    last = limb.guard.last[4]
+    while not limb.driven:
+        report = rig.tick()
+    assert report.mode is Mode.POLICY
+    assert report.joints[4].asked > last + 20
+    assert 0 < report.joints[4].applied - last <= limb.limits[4].change
 
 
 def test_a_silent_bus_is_noticed_while_idle(make: MakeRig) -> None:
@@ -350,18 +378,27 @@ def test_the_guard_stops_what_a_broken_limiter_lets_through(
     rig.run_s(0.2)
     limb = rig.loop.limbs[0]
     good = limb.guard.last
-    monkeypatch.setattr(limb, "shape", lambda wanted: [float("nan"), *limb.guard.last[1:]])
+    asked: list[object] = []
+
+    def broken(wanted: Sequence[float]) -> list[float]:
+        asked.append(wanted)
+        return [float("nan"), *limb.guard.last[1:]]
+
+    monkeypatch.setattr(limb, "shape", broken)
     report = rig.tick()
     assert (report.mode, report.fault, report.fault_joint) == (Mode.FAULT, Fault.GUARD, 0)
     assert report.message.startswith("blocked: a.shoulder_pan: nan is outside")
     report = rig.run_s(0.5)
     assert limb.guard.last == good
     assert [joint.applied for joint in report.joints] == list(good)
+    assert [joint.asked for joint in report.joints] == list(good)
+    assert len(asked) == 1  # a limiter that has failed is not asked again
     assert all(torque(rig))
     monkeypatch.undo()
     rig.done("clear")
     rig.done("arm")
-    assert rig.run_s(0.1).mode is Mode.HOLD
+    rig.done("park")
+    assert rig.run_s(4.0).message == "parked"
 
 
 def test_a_defect_is_a_fault_with_one_line_and_the_arm_holds(
