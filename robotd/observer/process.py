@@ -39,6 +39,7 @@ _STATUS_NS = 200_000_000
 _IDLE_NS = 20_000_000  # between looks at the ring: a change of mode is seen this late
 _RETRY_NS = 300_000  # a tick that should be there by now
 _AFTER_WRITE_NS = 100_000  # control publishes a tick this long after its goals are written
+_PAUSE_NS = 50_000_000  # no tick for longer than this: nothing to be awaited closely
 _OLD_TICK_NS = 500_000_000
 _STARTING_NS = 3_000_000_000  # without a worker for longer than this is worth a line
 _SWITCH_S = 0.0005  # Python's 5 ms would let a camera thread hold up an answer
@@ -61,6 +62,7 @@ class Asker:
         self.link = Link(endpoint, self.bundle, policy.keys, policy.request_timeout_s)
         self.latencies = Latencies()
         self._inbox = InboxClient(config.runtime_dir)
+        self._tried = 0  # the last tick that was to be observed
         self._told = ""  # the link's state as last logged
         self._begun_ns = time.monotonic_ns()
 
@@ -120,6 +122,9 @@ class Asker:
         """Send this tick's observation when it is time for one."""
         if not self.core.wants_request(report, now_ns) or not self.link.ready:
             return
+        if report.sequence == self._tried:
+            return  # this tick was no observation: something was missing
+        self._tried = report.sequence
         observation = self.core.observation(report, cameras.pictures(), now_ns)
         if observation is not None and not self.link.send(observation):
             self.core.fail("not_sent", "the worker's queue is full", now_ns)
@@ -169,7 +174,7 @@ class Observer:
             names = [camera.name for camera in config.cameras]
             self._asker = Asker(config, config.policy, names)
         images = [] if self._asker is None else self._asker.bundle.manifest.images
-        self._cameras = Cameras(config.cameras, images, config.runtime_dir)
+        self.cameras = Cameras(config.cameras, images, config.runtime_dir)
         self._needed = [image.camera for image in images]
         joints = [f"{arm.id}.{joint}" for arm in config.arms for joint in JOINTS]
         self._ring = RingFollower(config.runtime_dir / RING_NAME, joints)
@@ -179,15 +184,12 @@ class Observer:
 
     def run(self) -> None:
         """Observe until told to stop."""
-        self._cameras.start()
+        self.cameras.start()
         try:
             while not self._stop.requested:
                 self._wait(self.turn())
         finally:
-            self._cameras.stop()
-            self._ring.close()
-            if self._asker is not None:
-                self._asker.close()
+            self.close()
 
     def turn(self) -> int:
         """Do what is due now; returns the time at which to look again."""
@@ -196,14 +198,21 @@ class Observer:
         if self._asker is not None:
             self._asker.attend(report, now_ns)
             if report is not None:
-                self._cameras.set_eager(report.mode is Mode.POLICY)
+                self.cameras.set_eager(report.mode is Mode.POLICY)
                 if self._is_fresh(report, self._asker.core, now_ns):
-                    self._asker.ask(report, self._cameras, now_ns)
+                    self._asker.ask(report, self.cameras, now_ns)
                 self._match_ticks(self._asker)
         if now_ns - self._status_ns >= _STATUS_NS:
             self._status_ns = now_ns
             self._write_status(report, now_ns)
         return self._next_look(report, now_ns)
+
+    def close(self) -> None:
+        """Stop the cameras, close ring and link."""
+        self.cameras.stop()
+        self._ring.close()
+        if self._asker is not None:
+            self._asker.close()
 
     def _match_ticks(self, asker: Asker) -> None:
         """Find the tick that first followed the last chunk."""
@@ -235,7 +244,8 @@ class Observer:
         if asker is None or report is None or report.mode is not Mode.POLICY:
             return idle_ns
         core, period_ns = asker.core, self._ring.period_ns
-        if core.open is not None or not asker.link.ready:
+        ticking = now_ns - report.deadline_ns < _PAUSE_NS + 2 * period_ns
+        if core.open is not None or not asker.link.ready or not ticking:
             return idle_ns
         tick_ns = self._published_ns(report) + period_ns
         ticks = max(0, -(-(core.next_request_ns - tick_ns) // period_ns))
@@ -260,7 +270,7 @@ class Observer:
             return "control is not ticking"
         if not self._asker.link.ready:
             return self._asker.link.text
-        for name, camera in self._cameras.status(now_ns).items():
+        for name, camera in self.cameras.status(now_ns).items():
             if name in self._needed and camera.state != "live":
                 return f"camera {name} is {camera.state}: {camera.error or 'no picture yet'}"
         return ""
@@ -277,7 +287,7 @@ class Observer:
         }
         if self._asker is not None:
             state |= self._asker.status()
-        cameras = self._cameras.status(now_ns)
+        cameras = self.cameras.status(now_ns)
         state["cameras"] = {name: camera.to_dict() for name, camera in cameras.items()}
         try:
             write_status(self._config.runtime_dir / STATUS_NAME, state)

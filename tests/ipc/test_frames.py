@@ -2,7 +2,9 @@
 
 import os
 import struct
-import threading
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,31 +49,40 @@ def test_a_new_writer_replaces_the_file(tmp_path: Path) -> None:
     assert reader.replaced
 
 
+WRITE_WITHOUT_END = """
+import sys
+from pathlib import Path
+from robotd.ipc.frames import Encoding, FrameWriter
+writer = FrameWriter(Path(sys.argv[1]), 300_000, slots=1)
+print("writing", flush=True)
+while True:
+    number = writer.sequence + 1
+    writer.publish(bytes([number % 256]) * 300_000, number, 1, 1, Encoding.RGB)
+"""
+
+
 def test_a_reader_never_sees_half_a_frame(tmp_path: Path) -> None:
-    writer = FrameWriter(tmp_path / "front", 4000, slots=2)
-    reader = FrameReader(tmp_path / "front")
-    stop = threading.Event()
-
-    def write() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            writer.publish(bytes([number % 256]) * 4000, number, 1, 1, Encoding.RGB)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        seen = 0
-        for _ in range(3000):
-            frame = reader.latest()
-            if frame is not None:
-                assert frame.captured_ns == frame.sequence >= seen
-                assert frame.data == bytes([frame.sequence % 256]) * 4000
-                seen = frame.sequence
-        assert seen > 0
-    finally:
-        stop.set()
-        thread.join()
+    """One slot, overwritten all the time by another process: what is read is whole or nothing."""
+    path = tmp_path / "front"
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITE_WITHOUT_END, str(path)], stdout=subprocess.PIPE
+    ) as writer:
+        try:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            reader = FrameReader(path)
+            whole, end = 0, time.monotonic() + 60
+            tries = 0
+            while (whole < 50 or tries < 2000) and time.monotonic() < end:
+                tries += 1
+                frame = reader.latest()
+                if frame is not None:
+                    whole += 1
+                    assert frame.captured_ns == frame.sequence
+                    assert frame.data == bytes([frame.sequence % 256]) * 300_000
+            assert whole >= 50
+        finally:
+            writer.kill()
 
 
 def test_no_camera_no_folder_and_no_room(tmp_path: Path) -> None:
@@ -107,7 +118,7 @@ def test_a_damaged_slot_is_no_frame(tmp_path: Path) -> None:
     FrameWriter(path, 10).publish(b"x", 1, 1, 1, Encoding.RGB)
     raw = bytearray(path.read_bytes())
     slot = 4096 + 64  # the second one: a page of header, then slots of 64 bytes
-    for offset, damage in ((0, 9), (24, 7), (28, 99)):  # sequence, encoding, length
+    for offset, damage in ((0, 9), (24, 7), (28, 99), (56, 9)):  # both sequences, encoding, length
         spoiled = bytearray(raw)
         spoiled[slot + offset] = damage
         path.write_bytes(spoiled)

@@ -195,6 +195,18 @@ def test_leaving_policy_mode_forgets_everything(bundle: Bundle) -> None:
     assert core.wants_request(tick(NOW + 3 * MS), NOW + 3 * MS)
 
 
+def test_failures_are_forgotten_on_leaving_policy_mode(bundle: Bundle) -> None:
+    core = core_of(bundle)
+    for _ in range(3):
+        core.fail("timeout", "no answer", NOW)
+    assert core.next_request_ns == NOW + 4 * PERIOD
+    assert not core.wants_request(tick(mode=Mode.HOLD), NOW)
+    assert core.trouble == ""
+    assert core.wants_request(tick(), NOW)
+    core.fail("timeout", "no answer", NOW)
+    assert core.next_request_ns == NOW + PERIOD
+
+
 def test_sequences_go_on_where_they_are_told_to(bundle: Bundle) -> None:
     settings = PolicyConfig(bundle=bundle.folder)
     core = ObserverCore(settings, bundle, Detokenizer(bundle), first_sequence=1000)

@@ -279,7 +279,17 @@ def test_a_listener_that_says_nothing_is_no_worker(bundle: Bundle, endpoint: str
             us.until_ready()
 
 
-def test_a_listener_that_babbles_is_no_worker(bundle: Bundle, endpoint: str) -> None:
+# The greeting of ZMTP 3.0 (rfc.zeromq.org/spec/23) with a security mechanism that does not exist:
+# libzmq ends such a connection for good.
+BOGUS_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"BOGUS".ljust(20, b"\x00") + bytes(32)
+
+
+@pytest.mark.parametrize(
+    "babble_of", [bytes(range(256)) * 20, BOGUS_GREETING], ids=["noise", "bogus mechanism"]
+)
+def test_a_listener_that_babbles_is_no_worker(
+    bundle: Bundle, endpoint: str, babble_of: bytes
+) -> None:
     path = endpoint.removeprefix("ipc://")
     stop = threading.Event()
 
@@ -289,7 +299,7 @@ def test_a_listener_that_babbles_is_no_worker(bundle: Bundle, endpoint: str) -> 
             with contextlib.suppress(OSError):
                 peer, _ = listener.accept()
                 with peer:
-                    peer.sendall(bytes(range(256)) * 20)
+                    peer.sendall(babble_of)
 
     with socket.socket(socket.AF_UNIX) as listener, driver(endpoint, bundle) as us:
         listener.bind(path)

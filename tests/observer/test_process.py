@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,25 @@ def test_it_ends_with_its_parent(config: Config, runtime: Path) -> None:
 
 def _spoil_graph(bundle: Path) -> None:
     (bundle / POLICY).write_bytes(b"no graph")
+
+
+def test_a_control_loop_that_died_in_policy_mode_is_not_awaited_closely(
+    config: Config, bundle: Bundle, runtime: Path, endpoint: str
+) -> None:
+    with StopSignal() as stop, worker(bundle.folder, endpoint):
+        us = Observer(config, stop)
+        with control(runtime) as loop:
+
+            def running() -> bool:
+                us.turn()
+                return bool(loop.chunks)
+
+            us.cameras.start()
+            wait_until(running, "chunks")
+        time.sleep(0.3)
+        for _ in range(3):
+            assert us.turn() - time.monotonic_ns() > 10_000_000
+        us.close()
 
 
 @pytest.mark.parametrize(
