@@ -338,3 +338,32 @@ def test_keys_are_needed_beyond_this_machine_and_must_be_right(
         with driver(endpoint, bundle, others) as us:
             us.until(lambda: "does not let us in" in us.link.text, "not let in")
             assert us.link.state == "absent"
+
+
+def test_beyond_this_machine_pictures_travel_as_jpeg(bundle: Bundle, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    generate_keys(keys)
+    endpoint = f"tcp://0.0.0.0:{free_tcp_port()}"  # not a loopback address, and yet this machine
+    sent: list[Message] = []
+
+    class Watched(Link):
+        def _say(self, parts: list[bytes]) -> bool:
+            sent.append(decode(parts))
+            return super()._say(parts)
+
+    asked = observation(2, level=200)
+    with worker(bundle.folder, endpoint, keys):
+        us = Driver(Watched(endpoint, bundle, keys, 1.0))
+        try:
+            us.until_ready()
+            assert us.link.send(asked)
+            header = sent[-1].header
+            assert isinstance(header, Observe)
+            assert [info.encoding for info in header.images] == ["jpeg", "jpeg"]
+            us.until(lambda: bool(us.of(Reply)), "reply")
+        finally:
+            us.link.close()
+    (reply,) = us.of(Reply)
+    assert isinstance(reply, Reply)
+    expected = PolicySession(bundle).act(asked.images, asked.state)
+    assert np.abs(reply.tokens - expected).max() <= 1
