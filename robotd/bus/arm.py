@@ -23,12 +23,13 @@ from robotd.bus.reader import ChainReader, ReadOptions
 from robotd.bus.registers import JOINTS, Protocol
 from robotd.bus.setup import ServoSetup
 from robotd.bus.slow import ANSWER_BYTES, SlowReads
-from robotd.bus.status import ServoStatus
+from robotd.bus.status import FORGOTTEN_BY_REBOOT, FORGOTTEN_BY_TORQUE, ServoStatus
 from robotd.errors import BusError, ServoError
 
 _RECONNECT_PING_NS = 5_000_000
 _ALERT = int(ServoStatus.ALERT)
 _TORQUE_LOST = int(ServoStatus.TORQUE_LOST)
+_FORGOTTEN = int(FORGOTTEN_BY_TORQUE)  # without torque a servo only remembers these
 
 
 @dataclass(slots=True)
@@ -164,6 +165,23 @@ class Arm:
         self._slow.reset([0] * len(JOINTS))
         self._setup.release()
 
+    @property
+    def curable(self) -> int:
+        """ServoStatus bits that end when torque goes off and on, or the servo is restarted."""
+        return int(FORGOTTEN_BY_REBOOT if self._dynamixel else FORGOTTEN_BY_TORQUE)
+
+    def check_health(self) -> None:
+        """No servo reports an error that stays. For an arm without torque. Raises ServoError."""
+        self._setup.check_health()
+
+    def reboot_alerted(self) -> list[str]:
+        """After `release`: restart the Dynamixels that have shut down; the joints concerned.
+
+        They are silent for some hundred milliseconds, then have to be configured again. Raises
+        ServoError.
+        """
+        return self._setup.reboot_alerted()
+
     def request(self) -> None:
         """Ask for this tick's readings; does not wait."""
         data = b""
@@ -271,7 +289,8 @@ class Arm:
     def _status(self, at: int, error: int) -> int:
         """ServoStatus bits of an error byte; a Dynamixel's tells only that there is something."""
         if not self._dynamixel:
-            return self._link.packets.hardware_status(error)
+            bits = self._link.packets.hardware_status(error)
+            return bits if self.engaged else bits & ~_FORGOTTEN
         if not error & _ALERT:
             self._alerted.discard(at)
             return 0

@@ -6,11 +6,12 @@ Every step reads back what it relies on. An error names servo, joint and arm, an
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+from robotd.bus import dynamixel
 from robotd.bus.calibration import Calibration
 from robotd.bus.link import Link
 from robotd.bus.models import ARM_MODELS, ArmModel, Setting
 from robotd.bus.registers import COUNTS_PER_TURN, JOINTS, SERVO_MODELS, Protocol, Register
-from robotd.bus.status import status_text
+from robotd.bus.status import FORGOTTEN_BY_TORQUE, status_text
 from robotd.errors import BusError, CalibrationError, ServoError
 
 # A goal read back may follow the present position by some counts of noise; 16 are 1.4 degrees.
@@ -84,7 +85,7 @@ class ServoSetup:
 
         When a step fails torque is taken off again. Raises ServoError.
         """
-        self._check_health()
+        self.check_health()
         present = {
             joint: self._link.read(self._ids[joint], self._at(joint, "Present_Position"))
             for joint in JOINTS
@@ -102,6 +103,34 @@ class ServoSetup:
                 self.release()
             raise
         return present
+
+    def check_health(self) -> None:
+        """No servo reports an error. Raises ServoError.
+
+        Not counted is what a Feetech servo without torque only remembers: see robotd/bus/status.py.
+        """
+        for joint in JOINTS:
+            if bits := self._reported(joint):
+                raise ServoError(
+                    f"{self._link.label(self._ids[joint])} reports: {status_text(bits)}. Remove "
+                    "the cause, then switch its power off and on"
+                )
+
+    def reboot_alerted(self) -> list[str]:
+        """Restart the Dynamixels that have shut down: only where an error stands and torque is off.
+
+        They are silent for some hundred milliseconds, and have to be configured afterwards. Returns
+        their joints. Raises ServoError.
+        """
+        if self._feetech:
+            return []
+        alerted = [joint for joint in JOINTS if self._reported(joint)]
+        for joint in alerted:
+            servo_id = self._ids[joint]
+            if self._link.read(servo_id, self._at(joint, "Torque_Enable")):
+                raise ServoError(f"{self._link.label(servo_id)} is not restarted: its torque is on")
+            self._link.ask(dynamixel.reboot(servo_id), servo_id, 0, tries=1)
+        return alerted
 
     def release(self) -> None:
         """Torque off, at once for all and then one by one with confirmation.
@@ -220,18 +249,11 @@ class ServoSetup:
                 f"it reads {there}"
             )
 
-    def _check_health(self) -> None:
-        name = "Status" if self._feetech else "Hardware_Error_Status"
-        for joint in JOINTS:
-            servo_id = self._ids[joint]
-            bits = self._link.packets.hardware_status(
-                self._link.read(servo_id, self._at(joint, name))
-            )
-            if bits:
-                raise ServoError(
-                    f"{self._link.label(servo_id)} reports: {status_text(bits)}. Remove the cause, "
-                    "then switch its power off and on"
-                )
+    def _reported(self, joint: str) -> int:
+        """ServoStatus bits of a servo without torque that do not end by themselves."""
+        register = self._at(joint, "Status" if self._feetech else "Hardware_Error_Status")
+        bits = self._link.packets.hardware_status(self._link.read(self._ids[joint], register))
+        return bits & ~int(FORGOTTEN_BY_TORQUE) if self._feetech else bits
 
     def _check_present(self, present: Mapping[str, int]) -> None:
         half_turn = COUNTS_PER_TURN // 2

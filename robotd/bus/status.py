@@ -28,6 +28,20 @@ class ServoStatus(IntFlag):
     ALERT = 128  # a Dynamixel has an error; which one is read next
 
 
+# What ends without the servos' power being switched off and on.
+# Feetech: remembered by a servo without torque, and forgotten when torque goes on again (memory
+# table, Unloading Condition; the servo then watches afresh).
+FORGOTTEN_BY_TORQUE = ServoStatus.OVERCURRENT | ServoStatus.OVERLOAD
+# Dynamixel: Hardware Error Status and the shutdown stay until a reboot (e-Manual, Shutdown).
+FORGOTTEN_BY_REBOOT = (
+    ServoStatus.VOLTAGE
+    | ServoStatus.SENSOR
+    | ServoStatus.OVERHEAT
+    | ServoStatus.OVERCURRENT
+    | ServoStatus.OVERLOAD
+    | ServoStatus.ALERT
+)
+
 _TEXT = {
     ServoStatus.VOLTAGE: "input voltage out of range",
     ServoStatus.SENSOR: "position sensor error",

@@ -9,7 +9,7 @@
 | ESTOP, ENGAGE_FAILED | torque off at once, all arms (category 0) |
 
 Clearing a fault takes torque off everywhere. Dynamixels that report an error then are restarted,
-for nothing else ends their shutdown (a Feetech servo forgets an overload when torque goes on again).
+for nothing else ends their shutdown; a Feetech servo forgets an overload when torque goes on again.
 What may have lost its settings is checked and configured, and every servo must be free of errors.
 """
 
@@ -99,6 +99,10 @@ class Watch:
         self._errors = [_ERRORS & ~_OVERLOAD if j.gripper else _ERRORS for j in joints]
         self._following_ticks = math.ceil(FOLLOWING_S / period_s)
         self._range_ticks = math.ceil(RANGE_S / period_s)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was counted: faults have been cleared."""
         count = len(self._joints)
         self._status = [0] * count
         self._hot = [0] * count

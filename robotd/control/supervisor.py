@@ -112,12 +112,12 @@ class Supervisor:
 
     def _objection(self, event: Event, source: str) -> str:
         """Why a command cannot be obeyed now, "" when it can."""
+        if self._restarting and event is not Event.ESTOP:
+            return f"a fault is being cleared: {', '.join(self._restarting)} restarts; wait"
         if next_mode(self.mode, event) is None:
             return refusal(self.mode, event)
         if self.stopping and event is not Event.ESTOP:
             return "robotd is stopping"
-        if self._restarting and event is not Event.ESTOP:
-            return f"a fault is being cleared: {', '.join(self._restarting)} restarts; wait"
         if event is Event.PARK and not self._sources.can_park:
             return "no arm has a park pose: set `park` in the configuration"
         if event is Event.POLICY and not source:
@@ -233,6 +233,8 @@ class Supervisor:
         self.fault, self.fault_joint = Fault.NONE, -1
         self.frozen = False
         self._faults_seen.clear()
+        for limb in self._limbs:
+            limb.watch.restart()  # this tick's readings are from before
 
     # Faults
 

@@ -276,12 +276,13 @@ def test_an_arm_without_a_park_pose_holds_while_the_other_parks(make: MakeRig) -
 def test_an_error_bit_is_a_fault_with_its_name(make: MakeRig) -> None:
     rig = make()
     following(rig)
-    inject(rig, "error:id=3:bits=0x20:for=100ms")
+    inject(rig, "error:id=3:bits=0x02:for=100ms")
     report = rig.run_s(0.05)
     assert (report.mode, report.fault, report.fault_joint) == (Mode.FAULT, Fault.SERVO_ERROR, 2)
-    assert report.message == "a.elbow_flex: its servo reports: overload"
+    assert report.message == "a.elbow_flex: its servo reports: position sensor error"
     assert all(torque(rig))
-    assert "overload" in rig.refused("clear")
+    assert "position sensor error" in rig.refused("clear")
+    assert all(torque(rig))
     rig.run_s(0.3)
     rig.done("clear")
 
