@@ -24,6 +24,7 @@ from robotd.policy.wire import (
     Message,
     Observe,
     Ping,
+    decode,
     encode,
 )
 from tests.bundles import make_bundle
