@@ -35,8 +35,8 @@ class ControlConfig(_Strict):
     require_realtime: bool = False  # refuse to run without SCHED_FIFO and locked memory
     priority: int = Field(default=60, ge=1, le=90)  # SCHED_FIFO
     cpu: int | None = Field(default=None, ge=0, le=1023)  # pin the loop to this core
-    failed_ticks_hold: int = Field(default=4, ge=1, le=1000)  # failed reads in a row: hold
-    failed_ticks_fault: int = Field(default=40, ge=2, le=10_000)  # failed reads in a row: fault
+    failed_ticks_hold: int = Field(default=10, ge=1, le=1000)  # failed reads in a row: hold
+    failed_ticks_fault: int = Field(default=50, ge=2, le=10_000)  # failed reads in a row: fault
     ring_seconds: int = Field(default=60, ge=5, le=600)
 
     @property
