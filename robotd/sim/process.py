@@ -91,6 +91,7 @@ class SimProcess:
         self._cameras: subprocess.Popen[bytes] | None = None
         self._cameras_at = 0.0
         self._parent = os.getppid()
+        self._watch_cameras()  # before anybody asks: starting a process can hold up the bus
         self._link = SimLinkServer(config.runtime_dir / SOCKET_NAME)
         self._server.also(self._link.descriptors, self._serve)
         self._server.after_step(self._after_step)
