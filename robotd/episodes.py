@@ -29,6 +29,7 @@ from robotd.sources import PERIOD_NS, ChunkSource
 
 OBSERVER_NAME = "observer.json"
 TIME_LIMIT_S = 12.0
+_ARM_PATIENCE_S = 3.0
 _STALE_NS = 5_000_000_000
 
 
@@ -149,7 +150,16 @@ class LiveStage:
         """Disarm, set the scene and the arm's start pose for this seed, arm again."""
         self._recover()
         self.sim.call(Reset(seed))
-        self.inbox.call("arm")
+        end = time.monotonic() + _ARM_PATIENCE_S
+        while True:
+            try:
+                self.inbox.call("arm")
+                return
+            except IpcError:
+                # Setting the scene holds the simulated bus up for a moment, as power-up would.
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
 
     def _recover(self) -> None:
         """To IDLE from wherever the last episode left the loop."""

@@ -55,7 +55,7 @@ def test_a_silent_servo_is_a_fault_that_names_it(make: MakeRig, model: str) -> N
     report = rig.run_s(0.4)
     assert (report.mode, report.fault) == (Mode.FAULT, Fault.BUS_SILENT)
     assert report.message == (
-        "a: no answer from a.shoulder_lift for 40 ticks; check cable and power"
+        "a: no answer from a.shoulder_lift for 50 ticks; check cable and power"
     )
     assert all(torque(rig))  # the servos hold by themselves
     assert "a.shoulder_lift" in rig.refused("clear")
