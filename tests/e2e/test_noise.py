@@ -18,7 +18,7 @@ def test_lost_and_damaged_replies_are_asked_for_again(tmp_path: Path, model: str
         config = write_config(
             tmp_path,
             runtime_dir=folder,
-            control={"rate_hz": 200, "failed_ticks_hold": 40, "failed_ticks_fault": 120},
+            control={"rate_hz": 100, "failed_ticks_hold": 20, "failed_ticks_fault": 60},
             arms=[arm_table(tmp_path, model, "sim", park_velocity=30)],
             sim={"task": "reach", "faults": "drop:p=0.01,corrupt:p=0.005"},
         )
@@ -29,7 +29,7 @@ def test_lost_and_damaged_replies_are_asked_for_again(tmp_path: Path, model: str
             def disturbed() -> bool:
                 assert daemon.status()["fault"] == Fault.NONE.name, daemon.log
                 bus, injected = daemon.status()["bus"], daemon.truth()["injected"]
-                return bus["retries"] >= 3 and {"drop", "corrupt"} <= injected.keys()
+                return bus["retries"] >= 2 and {"drop", "corrupt"} <= injected.keys()
 
             wait_until(disturbed, lambda: f"{daemon.status()['bus']} {daemon.truth()}")
             daemon.mode(Mode.HOLD)
