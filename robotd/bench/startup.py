@@ -38,6 +38,8 @@ _END_S = 30.0
 _SETTLE_S = 2.0  # from the first tick until memory is read
 _BAUD = 1_000_000
 _RATE_HZ = 200
+ON_PORT, SIMULATED = "arm on a port", "simulated arm, two cameras, policy"
+SET_UPS = (ON_PORT, SIMULATED)
 MODULES = (
     "robotd.control.process",
     "robotd.daemon",
@@ -163,16 +165,15 @@ def bench_startup(
     arm: str = "so101",
     bundle: Path | None = None,
     modules: Sequence[str] = MODULES,
+    set_ups: Sequence[str] = SET_UPS,
 ) -> Report:
     """`count` starts of each set-up, `count` imports of each module (the first has the goal)."""
     report = Report("startup", describe(), {"starts": count, "arm": arm})
     chosen = find_bundle(arm, bundle, report.notes)
-    simulated = "simulated arm, two cameras" + (", policy worker" if chosen else "")
-    on_port = "arm on a port"
     rows, memory = [], []
-    with steps("startup", 2 * (count + 1) + len(modules)) as step:
-        for what in (on_port, simulated):
-            with _config(arm, chosen, what == on_port) as config:
+    with steps("startup", len(set_ups) * (count + 1) + len(modules)) as step:
+        for what in set_ups:
+            with _config(arm, chosen, what == ON_PORT) as config:
                 seconds, processes = _starts(config, count, step, what)
             rows.append(_start_row(what, seconds))
             memory.append(processes)

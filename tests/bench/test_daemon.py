@@ -14,7 +14,7 @@ import pytest
 
 from robotd.bench.latency import applied_ns, bench_latency
 from robotd.bench.loop import bench_loop, loop_row
-from robotd.bench.startup import bench_startup, import_seconds
+from robotd.bench.startup import ON_PORT, bench_startup, import_seconds
 from robotd.errors import ProcessError
 from robotd.ipc.ring import Mode, TickReport
 
@@ -77,7 +77,7 @@ def test_latency_is_split_into_the_models_and_ours() -> None:
 
 
 def test_startup_ends_at_the_first_tick() -> None:
-    report = bench_startup(1, modules=("robotd.errors",)).as_dict()
+    report = bench_startup(1, modules=("robotd.errors",), set_ups=(ON_PORT,)).as_dict()
     json.dumps(report, allow_nan=False)
     starts, imports, *memory = report["tables"]
     assert all(0.05 < row["median_s"] < 60 and row["first_s"] > 0.05 for row in starts["rows"])
