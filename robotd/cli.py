@@ -28,6 +28,7 @@ USAGE_ERROR = 2
 
 app = typer.Typer(
     help="Real-time control of low-cost robot arms (Koch v1.1, SO-101).",
+    epilog="Without hardware, begin with: [bold]robotd demo[/]",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -106,7 +107,9 @@ def run(
 ) -> None:
     """Run the daemon in the foreground, until Ctrl-C or SIGTERM.
 
-    The arm stays limp until `robotd arm`. Example: [bold]robotd run -c docs/examples/so101.toml[/]
+    The arm stays limp until `robotd arm`.
+
+    Example: [bold]robotd run -c docs/examples/so101.toml[/]
     """
     from robotd.daemon import Daemon, block_signals
     from robotd.preflight import check as check_everything
@@ -201,14 +204,17 @@ def park(
 
 @app.command()
 def estop(runtime_dir: RuntimeOption = None) -> None:
-    """Torque off at once, from any mode. The arm falls. Latched until `robotd clear`."""
+    """Torque off at once, from any mode: the arm falls. Stays so until `robotd clear`."""
     report = _call("estop", runtime_dir)
     print(f"{report.message}; `robotd clear` ends it")
 
 
 @app.command()
 def clear(runtime_dir: RuntimeOption = None) -> None:
-    """Clear a fault whose cause is gone. The arm is disarmed afterwards."""
+    """Clear a fault whose cause is gone. The arm is disarmed afterwards.
+
+    Torque goes off, and Dynamixel servos that had shut down are restarted.
+    """
     report = _call("clear", runtime_dir)
     print(report.message)
 
@@ -263,8 +269,10 @@ def sim_bus(
 
     if physics not in ("mujoco", "ideal"):
         raise ConfigError(f"--physics {physics}: allowed: mujoco, ideal")
+    if role not in ("follower", "leader"):
+        raise ConfigError(f"--role {role}: allowed: follower, leader")
     serve_bus_command(
-        arm,
+        _arm_model(arm),
         role,
         link,
         baud_time=baud_time,
@@ -308,7 +316,9 @@ def demo(
 ) -> None:
     """A policy lifts a cube with a simulated arm, from camera pictures; ends by itself.
 
-    Everything but the servos and the table is real. Example: [bold]robotd demo --arm koch -n 3[/]
+    Everything but the servos and the table is real.
+
+    Example: [bold]robotd demo --arm koch -n 3[/]
     """
     from rich.console import Console
 
@@ -346,7 +356,9 @@ def evaluate(
 ) -> None:
     """Success rate over seeded episodes, with its 95 % interval.
 
-    Through the real daemon unless --stepped. Example: [bold]robotd eval --arm koch -n 200[/]
+    Through the real daemon unless --stepped.
+
+    Example: [bold]robotd eval --arm koch -n 200[/]
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -374,8 +386,8 @@ def evaluate(
     print(
         f"{model} {figures['subject']} ({figures['clock']} clock): "
         f"{figures['successes']} of {figures['episodes']} = {figures['rate']:.1%}, "
-        f"95 % interval {low:.1%} to {high:.1%}; "
-        f"median {figures['seconds_to_success_median']} s to success"
+        f"95 % interval {low:.1%} to {high:.1%}"
+        + (f"; median {figures['seconds_to_success_median']} s" if figures["successes"] else "")
     )
     for note, count in figures["failures"].items():
         print(f"  {count} x {note}")

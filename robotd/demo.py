@@ -1,6 +1,7 @@
 """`robotd demo`: the whole stack on a simulated arm, from camera pictures to motor goals."""
 
 import itertools
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from robotd.status import loop_figures
 
 WINDOW = "window"
 _REFRESH_S = 0.25
+_PICTURES = (".png", ".jpg")
 _STRIP = 6  # pictures of one episode in the saved strip
 
 
@@ -29,6 +31,11 @@ class PictureView:
     """Keeps a picture file up to date, and leaves a strip of the last episode in it."""
 
     def __init__(self, config: Config, path: Path) -> None:
+        """ConfigError for a file that cannot become a picture."""
+        if path.suffix.lower() not in _PICTURES:
+            raise ConfigError(f"--view {path}: must end in {', '.join(_PICTURES)}, or be `window`")
+        if not os.access(path.parent, os.W_OK):
+            raise ConfigError(f"--view {path}: no folder {path.parent} that can be written to")
         self._viewer = Viewer(config.runtime_dir, [camera.name for camera in config.cameras])
         self._path = path
         self._strip: list[np.ndarray[Any, np.dtype[np.uint8]]] = []

@@ -29,6 +29,7 @@ from robotd.sources import PERIOD_NS, ChunkSource
 
 OBSERVER_NAME = "observer.json"
 TIME_LIMIT_S = 12.0
+PATIENCE_S = 10  # with a fault whose cause has to go first
 _ARM_PATIENCE_S = 3.0
 _STALE_NS = 5_000_000_000
 
@@ -162,18 +163,28 @@ class LiveStage:
                 time.sleep(0.05)
 
     def _recover(self) -> None:
-        """To IDLE from wherever the last episode left the loop."""
-        report = self.ring.latest()
-        if report is None or report.mode is Mode.IDLE:
-            return
-        self.inbox.call("clear" if report.mode is Mode.FAULT else "disarm")
-        end = time.monotonic() + 10.0
-        while (report := self.ring.latest()) is None or report.mode is not Mode.IDLE:
+        """To IDLE from wherever the last episode left the loop. IpcError when it stays there."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
             self.check()
-            if time.monotonic() > end:
-                mode = report.mode.name if report else "no tick"
-                raise IpcError(f"control did not come to IDLE within 10 s (mode {mode})")
-            time.sleep(0.01)
+            self._follow_restart()
+            report = self.ring.latest()
+            if report is None or report.mode is Mode.IDLE:
+                return
+            try:
+                self.inbox.call("clear" if report.mode is Mode.FAULT else "disarm")
+            except IpcError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+
+    def _follow_restart(self) -> bool:
+        """Whether control has been restarted, and writes another ring."""
+        if not self.ring.replaced:
+            return False
+        self.ring.close()
+        self.ring = RingReader(self.runtime_dir / RING_NAME)
+        return True
 
     def episode(
         self,
@@ -204,9 +215,7 @@ class LiveStage:
     def _interrupted(self) -> str:
         """Why the episode cannot go on, or an empty string."""
         self.check()
-        if self.ring.replaced:
-            self.ring.close()
-            self.ring = RingReader(self.runtime_dir / RING_NAME)
+        if self._follow_restart():
             return "control has been restarted"
         report = self.ring.latest()
         if report is None or report.mode is Mode.POLICY:

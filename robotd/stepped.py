@@ -16,7 +16,7 @@ import numpy as np
 from robotd.config import Config
 from robotd.control.loop import ControlLoop
 from robotd.control.process import build_arm, ring_layout
-from robotd.episodes import TIME_LIMIT_S, EpisodeResult, remove_runtime
+from robotd.episodes import PATIENCE_S, TIME_LIMIT_S, EpisodeResult, remove_runtime
 from robotd.errors import ChunkError, SimError
 from robotd.ipc.inbox import Chunk, Command, CommandName
 from robotd.ipc.ring import RING_NAME, Fault, Mode, RingWriter
@@ -209,13 +209,19 @@ class SteppedStage:
             self.brain.step(self.loop, self.eyes, self.mail, self.clock.now_ns())
 
     def bring(self, name: CommandName, mode: Mode, source: str = "") -> None:
-        """Give a command and tick until the loop is in that mode; SimError when it does not."""
-        self.mail.command(name, source)
-        for _ in range(5 * self.config.control.rate_hz):
+        """Give a command, again and again where it is refused, until the loop is in that mode.
+
+        SimError when that takes longer than `PATIENCE_S`.
+        """
+        rate_hz = self.config.control.rate_hz
+        for tick in range(PATIENCE_S * rate_hz):
+            if tick % rate_hz == 0:
+                self.mail.command(name, source)
             self.tick()
             if self.loop.report.mode is mode:
                 return
-        raise SimError(f"{name}: control stays in {self.loop.report.mode.name}")
+        report = self.loop.report
+        raise SimError(f"{name}: control stays in {report.mode.name}: {report.command_text}")
 
     def reset(self, seed: int) -> None:
         """Disarm, set the scene and the arm's start pose for this seed, arm again."""
