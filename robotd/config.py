@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from robotd.errors import ConfigError
 
@@ -51,35 +59,30 @@ class ControlConfig(_Strict):
         return self
 
 
+def _ascending(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError(f"lower end {value[0]} is not below upper end {value[1]}")
+    return value
+
+
+Range = Annotated[tuple[Finite, Finite], AfterValidator(_ascending)]
+
+
 class LimitOverride(_Strict):
     """What a file may change about one joint's limits, or about all body joints ("body")."""
 
-    position: tuple[Finite, Finite] | None = None  # soft range, units
+    position: Range | None = None  # soft range, units
     velocity: Annotated[float, Field(gt=0, le=500)] | None = None  # units/s
     acceleration: Annotated[float, Field(gt=0, le=10_000)] | None = None  # units/s^2
     following: Annotated[float, Field(gt=0, le=100)] | None = None  # target to measured, units
-
-    @field_validator("position")
-    @classmethod
-    def _range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and not value[0] < value[1]:
-            raise ValueError(f"lower end {value[0]} is not below upper end {value[1]}")
-        return value
 
 
 class GuardOverride(_Strict):
     """What a file may change about the guard's hard limits of one joint, or of "body"."""
 
-    position: tuple[Finite, Finite] | None = None  # hard range, units
+    position: Range | None = None  # hard range, units
     step: Annotated[float, Field(gt=0, le=50)] | None = None  # between two goals, units
     rate: Annotated[float, Field(gt=0, le=800)] | None = None  # over any 250 ms, units/s
-
-    @field_validator("position")
-    @classmethod
-    def _range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and not value[0] < value[1]:
-            raise ValueError(f"lower end {value[0]} is not below upper end {value[1]}")
-        return value
 
 
 class SoftLimits(_Strict):

@@ -5,13 +5,13 @@ wait and never hold the writer up; a reader that was overtaken gets the next new
 """
 
 import mmap
-import os
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 from robotd.errors import IpcError
+from robotd.ipc import mapped
 
 FRAMES_DIR = "frames"
 _MAGIC = b"ROBOTD-FRAME"
@@ -19,7 +19,7 @@ _PREFIX = struct.Struct("<12sIII")  # magic, version, slots, capacity
 _VERSION = 1
 _LAST = struct.Struct("<Q")
 _LAST_AT = 32
-_PAGE = 4096
+_PAGE = mapped.PAGE
 _SLOT = struct.Struct("<QQIIII")  # sequence, captured_ns, width, height, encoding, length
 
 
@@ -54,18 +54,15 @@ class FrameWriter:
         self._stride = (_SLOT.size + capacity + 8 + 63) // 64 * 64
         self.sequence = 0
         total = _PAGE + self._stride * slots
-        fresh = path.with_name(path.name + ".new")
+
+        def fill(mapping: mmap.mmap) -> None:
+            _PREFIX.pack_into(mapping, 0, _MAGIC, _VERSION, slots, capacity)
+
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(fresh, "wb") as file:  # allocated now: a full disk later would be SIGBUS
-                os.posix_fallocate(file.fileno(), 0, total)
-            with open(fresh, "r+b") as file:
-                self._map = mmap.mmap(file.fileno(), total)
         except OSError as error:
-            raise IpcError(f"{fresh}: cannot create the frame file: {error.strerror}") from error
-        _PREFIX.pack_into(self._map, 0, _MAGIC, _VERSION, slots, capacity)
-        os.chmod(fresh, 0o640)
-        os.replace(fresh, path)
+            raise IpcError(f"{path}: cannot create the frame file: {error.strerror}") from error
+        self._map = mapped.create(path, total, fill, "the frame file")
 
     def publish(
         self, data: bytes, captured_ns: int, width: int, height: int, encoding: Encoding
@@ -89,19 +86,12 @@ class FrameWriter:
         self._map.close()
 
 
-class FrameReader:
+class FrameReader(mapped.ReadMapping):
     """Reads the newest frame. IpcError when the camera's file is absent or damaged."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with open(path, "rb") as file:
-                self._inode = os.fstat(file.fileno()).st_ino
-                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        except (OSError, ValueError) as error:
-            raise IpcError(f"{path}: no such camera is being published") from error
-        if len(self._map) < _PAGE:
-            raise IpcError(f"{path}: is too short to be a frame file")
+        super().__init__(path, "no such camera is being published")
+        self._map = self.map
         magic, version, self._slots, self._capacity = _PREFIX.unpack_from(self._map, 0)
         if magic != _MAGIC or version != _VERSION:
             raise IpcError(f"{path}: is no frame file of version {_VERSION}")
@@ -114,14 +104,6 @@ class FrameReader:
         """Sequence of the newest frame, 0 before the first."""
         sequence: int = _LAST.unpack_from(self._map, _LAST_AT)[0]
         return sequence
-
-    @property
-    def replaced(self) -> bool:
-        """True when a new writer has put another file in this one's place."""
-        try:
-            return os.stat(self.path).st_ino != self._inode
-        except OSError:
-            return True
 
     def latest(self) -> Frame | None:
         """The newest whole frame, or None before the first."""
@@ -137,7 +119,3 @@ class FrameReader:
                 data = raw[_SLOT.size : _SLOT.size + length]
                 return Frame(number, captured_ns, width, height, Encoding(encoding), data)
         return None
-
-    def close(self) -> None:
-        """Unmap the file."""
-        self._map.close()

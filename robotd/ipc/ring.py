@@ -10,7 +10,6 @@ File layout: one page of header (magic, sizes, JSON description, last sequence),
 import json
 import math
 import mmap
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,11 +18,12 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 
 from robotd.errors import IpcError
+from robotd.ipc import mapped
 
 RING_NAME = "state.ring"
 _MAGIC = b"ROBOTD-RING\x00"
 _VERSION = 1
-_PAGE = 4096
+_PAGE = mapped.PAGE
 _PREFIX = struct.Struct("<12sIIII")  # magic, version, slot size, slots, length of description
 _LAST = struct.Struct("<Q")  # last published sequence, at _LAST_AT
 _LAST_AT = 64
@@ -177,26 +177,19 @@ class RingWriter:
         ).encode()
         if _DESCRIPTION_AT + len(description) > _PAGE:
             raise IpcError(f"{path}: {len(layout.joints)} joints do not fit the ring's header")
-        fresh = path.with_name(path.name + ".new")
         total = _PAGE + self._size * layout.slots
-        try:
-            with open(fresh, "wb") as file:
-                file.truncate(total)
-            with open(fresh, "r+b") as file:
-                self._map = mmap.mmap(file.fileno(), total)
-        except OSError as error:
-            raise IpcError(f"{fresh}: cannot create the state ring: {error.strerror}") from error
-        _PREFIX.pack_into(
-            self._map, 0, _MAGIC, _VERSION, self._size, layout.slots, len(description)
-        )
-        self._map[_DESCRIPTION_AT : _DESCRIPTION_AT + len(description)] = description
-        for start in range(0, total, _PAGE):  # now, not in the first lap's ticks: a page fault each
-            self._map[start] = self._map[start]
+
+        def fill(mapping: mmap.mmap) -> None:
+            header = (_MAGIC, _VERSION, self._size, layout.slots, len(description))
+            _PREFIX.pack_into(mapping, 0, *header)
+            mapping[_DESCRIPTION_AT : _DESCRIPTION_AT + len(description)] = description
+            for start in range(0, total, _PAGE):  # not in the first lap's ticks: a page fault each
+                mapping[start] = mapping[start]
+
+        self._map = mapped.create(path, total, fill, "the state ring")
         self._view = memoryview(self._map)
         self._text_of = ("", b"")
         self._command_of = ("", b"")
-        os.chmod(fresh, 0o640)
-        os.replace(fresh, path)
 
     def publish(self, report: TickReport) -> None:
         """Write one report. Its sequence must grow by one each time, starting at 1."""
@@ -231,19 +224,12 @@ class RingWriter:
         self._map.close()
 
 
-class RingReader:
+class RingReader(mapped.ReadMapping):
     """Reads a ring, live or left behind. Raises IpcError when there is none, or it is damaged."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with open(path, "rb") as file:
-                self._inode = os.fstat(file.fileno()).st_ino
-                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        except (OSError, ValueError) as error:
-            raise IpcError(f"{path}: no state ring; is robotd running?") from error
-        if len(self._map) < _PAGE:
-            raise IpcError(f"{path}: is too short to be a state ring")
+        super().__init__(path, "no state ring; is robotd running?")
+        self._map = self.map
         magic, version, self._size, slots, length = _PREFIX.unpack_from(self._map, 0)
         if magic != _MAGIC or version != _VERSION:
             raise IpcError(f"{path}: is no state ring of version {_VERSION}")
@@ -261,14 +247,6 @@ class RingReader:
         """Sequence of the newest report, 0 before the first."""
         sequence: int = _LAST.unpack_from(self._map, _LAST_AT)[0]
         return sequence
-
-    @property
-    def replaced(self) -> bool:
-        """True when a new writer has put another file in this one's place."""
-        try:
-            return os.stat(self.path).st_ino != self._inode
-        except OSError:
-            return True
 
     def read(self, sequence: int) -> TickReport | None:
         """One report, or None when it is not there yet, overwritten, or being written."""
@@ -298,10 +276,6 @@ class RingReader:
             report = self.read(number)
             if report is not None:
                 yield report
-
-    def close(self) -> None:
-        """Unmap the ring."""
-        self._map.close()
 
 
 def _unpack(values: tuple[object, ...], count: int) -> TickReport:

@@ -7,11 +7,11 @@ never waits, and a reader that was overtaken looks again.
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 from pathlib import Path
 
 from robotd.errors import IpcError
+from robotd.ipc import mapped
 
 SCENE_NAME = "scene"
 _MAGIC = b"ROBOTD-SCENE"
@@ -29,15 +29,12 @@ class SceneWriter:
         self._size = size
         self._stride = _SLOT.size + size + _LAST.size
         self._sequence = 0
-        fresh = path.with_name(path.name + ".new")
-        try:
-            with open(fresh, "w+b") as file:
-                file.truncate(_SLOTS_AT + 2 * self._stride)
-                self._map = mmap.mmap(file.fileno(), _SLOTS_AT + 2 * self._stride)
-        except OSError as error:
-            raise IpcError(f"{fresh}: cannot create the scene file: {error.strerror}") from error
-        _HEAD.pack_into(self._map, 0, _MAGIC, size)
-        os.replace(fresh, path)
+
+        def fill(mapping: mmap.mmap) -> None:
+            _HEAD.pack_into(mapping, 0, _MAGIC, size)
+
+        total = _SLOTS_AT + 2 * self._stride
+        self._map = mapped.create(path, total, fill, "the scene file")
 
     def publish(self, snapshot: bytes, time_ns: int) -> None:
         """Make a snapshot the newest one."""
@@ -56,15 +53,12 @@ class SceneWriter:
         self._map.close()
 
 
-class SceneReader:
+class SceneReader(mapped.ReadMapping):
     """Reads the newest snapshot. IpcError when the file is absent or no scene."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            with open(path, "rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        except (OSError, ValueError) as error:
-            raise IpcError(f"{path}: no simulator is publishing its scene") from error
+        super().__init__(path, "no simulator is publishing its scene", _SLOTS_AT)
+        self._map = self.map
         magic, self._size = _HEAD.unpack_from(self._map, 0)
         self._stride = _SLOT.size + self._size + _LAST.size
         if magic != _MAGIC or len(self._map) != _SLOTS_AT + 2 * self._stride:
@@ -83,7 +77,3 @@ class SceneReader:
             if begin == echo == number:
                 return time_ns, raw[_SLOT.size : _SLOT.size + self._size]
         return None
-
-    def close(self) -> None:
-        """Unmap the file."""
-        self._map.close()

@@ -100,7 +100,7 @@ _HEAD = struct.Struct("<12sIII")
     ("content", "words"),
     [
         (b"", "no such camera"),
-        (b"short", "too short to be a frame file"),
+        (b"short", "too short"),
         (bytes(8192), "no frame file of version 1"),
         (_HEAD.pack(b"ROBOTD-FRAME", 2, 4, 10) + bytes(8192), "no frame file of version 1"),
         (_HEAD.pack(b"ROBOTD-FRAME", 1, 0, 10) + bytes(8192), "too short for the frames"),
