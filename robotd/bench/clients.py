@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from robotd.bus import dynamixel, feetech
 from robotd.bus.arm import Arm, JointReading
+from robotd.bus.blocks import FULL, POSITION
 from robotd.bus.calibration import Calibration
 from robotd.bus.port import SerialPort
 from robotd.bus.registers import GRIPPER, JOINTS
@@ -102,13 +103,24 @@ class BytesOnly:
 class RobotdArm:
     """robotd's own Arm, as `control` uses it, without the slow values that no peer reads.
 
-    Its read holds more than the others': velocity and load beside the position.
+    With "position" it reads what the others read; "full" holds velocity and load as well.
     """
+
+    def __init__(self, detail: str) -> None:
+        self._detail = detail
 
     def open(self, setup: Setup) -> None:
         calibration = Calibration.load(setup.calibration, setup.arm)
         port = SerialPort.open(setup.path, setup.baud)
-        self._arm = Arm("bench", setup.arm, "follower", port, calibration, slow_every=_NEVER)
+        self._arm = Arm(
+            "bench",
+            setup.arm,
+            "follower",
+            port,
+            calibration,
+            detail=self._detail,
+            slow_every=_NEVER,
+        )
         try:
             self._arm.connect(check_calibration=False)
             self._goals = [reading.position for reading in self._read()]
@@ -262,7 +274,8 @@ class ClientSpec:
 
 BOTH = ("koch", "so101")
 CLIENTS = (
-    ClientSpec("robotd", "", BOTH, RobotdArm),
+    ClientSpec("robotd", "", BOTH, lambda: RobotdArm(POSITION)),
+    ClientSpec("robotd, full", "", BOTH, lambda: RobotdArm(FULL)),
     ClientSpec("lerobot", "lerobot", BOTH, LeRobot),
     ClientSpec("dynamixel_sdk", "dynamixel-sdk", ("koch",), lambda: VendorSdk("dynamixel_sdk")),
     ClientSpec("scservo_sdk", "feetech-servo-sdk", ("so101",), lambda: VendorSdk("scservo_sdk")),

@@ -146,7 +146,8 @@ def bench_tick(
         if native.why_not:
             report.notes.append(f"answers come from Python: {native.why_not}")
     report.notes += [
-        "robotd's read also holds velocity and load; the others read positions alone",
+        "all read positions alone, but 'robotd, full', which reads velocity and load as well, as "
+        "the loop does at 200 Hz",
         "'bytes only' is the floor: the same bytes through the port, nothing checked or decoded",
     ]
     return report

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from robotd.bus.blocks import FULL, LEAN, DynamixelGoals, FeetechGoals, Rows
+from robotd.bus.blocks import DETAILS, FULL, POSITION, DynamixelGoals, FeetechGoals, Rows
 from robotd.bus.calibration import Calibration
 from robotd.bus.link import BusCounters, Link
 from robotd.bus.models import ARM_MODELS
@@ -22,6 +22,7 @@ from robotd.bus.port import Port
 from robotd.bus.reader import ChainReader, ReadOptions
 from robotd.bus.registers import JOINTS, Protocol
 from robotd.bus.setup import ServoSetup
+from robotd.bus.slope import Slope
 from robotd.bus.slow import ANSWER_BYTES, SlowReads
 from robotd.bus.status import FORGOTTEN_BY_REBOOT, FORGOTTEN_BY_TORQUE, ServoStatus
 from robotd.errors import BusError, ServoError
@@ -77,13 +78,14 @@ class Arm:
         fast: bool = True,
     ) -> None:
         """`detail`: "full" reads position, velocity and load on every tick, "lean" leaves out the
-        load, which is then read in turn; `blocks.detail_for` chooses. `slow_every`: ticks between
-        two questions for slow values. For the others see ReadOptions. Raises ServoError.
+        load, which is then read in turn, "position" the velocity too, which then follows from the
+        positions; `blocks.detail_for` chooses. `slow_every`: ticks between two questions for slow
+        values. For the others see ReadOptions. Raises ServoError.
         """
         if (model, role) not in ARM_MODELS:
             raise ServoError(f"arm {name}: no arm model {model!r} with role {role!r}")
-        if detail not in (FULL, LEAN):
-            raise ServoError(f"arm {name}: no detail {detail!r}; known: {FULL}, {LEAN}")
+        if detail not in DETAILS:
+            raise ServoError(f"arm {name}: no detail {detail!r}; known: {', '.join(DETAILS)}")
         self.name = name
         self.joints = JOINTS
         self.model = ARM_MODELS[model, role]
@@ -91,6 +93,7 @@ class Arm:
         self.counters = BusCounters()
         self.engaged = False
         self._port = port
+        self._clock = clock
         self._detail = detail
         self._ids = tuple(self.calibration.joints[joint].id for joint in JOINTS)
         protocol = self.model.protocol
@@ -104,6 +107,7 @@ class Arm:
         )
         self._goals = DynamixelGoals(self._ids) if self._dynamixel else FeetechGoals(self._ids)
         self._scales = tuple(self._scale(joint) for joint in JOINTS)
+        self._slope = Slope([servo.velocity_counts for servo in self.model.servos])
         self._readings = [JointReading() for _ in JOINTS]
         self._powered = tuple(joint in self.model.torque for joint in JOINTS)
         self._lost = [0] * len(JOINTS)  # TORQUE_LOST or 0
@@ -133,6 +137,7 @@ class Arm:
             self._setup.check_calibration()
         self._reader.probe_fast()
         self._slow.reset()
+        self._slope.reset()
 
     def write_calibration(self) -> None:
         """Write the calibration to the servos' permanent memory; torque goes off."""
@@ -266,8 +271,10 @@ class Arm:
 
     def _fill(self, rows: Rows) -> None:
         errors, positions, velocities, loads = rows
-        if self._detail == LEAN:
+        if self._detail != FULL:
             loads = self._slow.load_steps
+        if self._detail == POSITION:
+            velocities = self._slope.velocities(self._clock(), errors, positions)
         for at, (reading, scale, error, counts, velocity, load) in enumerate(
             zip(self._readings, self._scales, errors, positions, velocities, loads, strict=True)
         ):

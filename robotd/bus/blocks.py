@@ -21,8 +21,8 @@ from robotd.errors import ServoError
 VARIANTS = 8
 
 # Answers of all servos in chain order, in the registers' steps: error byte (None: no answer),
-# position, velocity, load (none where the block does not hold it).
-type Rows = tuple[Sequence[int | None], Sequence[int], Sequence[int], Sequence[int]]
+# position, velocity, load (none of what the block does not hold).
+type Rows = tuple[Sequence[int | None], Sequence[int], Sequence[float], Sequence[int]]
 type Row = tuple[int, int, int, int]
 
 
@@ -36,33 +36,39 @@ class BlockSpec:
 
 
 # "full": position, velocity, load. "lean": without the load, which is then read in turn.
-FULL, LEAN = "full", "lean"
+# "position": without the velocity too, which then follows from the positions.
+FULL, LEAN, POSITION = "full", "lean", "position"
+DETAILS = (FULL, LEAN, POSITION)
 SPECS = {
     (Protocol.DYNAMIXEL, FULL): BlockSpec(126, 10, "hii"),  # load or current, velocity, position
     (Protocol.DYNAMIXEL, LEAN): BlockSpec(128, 8, "ii"),
+    (Protocol.DYNAMIXEL, POSITION): BlockSpec(132, 4, "i"),
     (Protocol.FEETECH, FULL): BlockSpec(56, 6, "HHH"),  # position, velocity, load
     (Protocol.FEETECH, LEAN): BlockSpec(56, 4, "HH"),
+    (Protocol.FEETECH, POSITION): BlockSpec(56, 2, "H"),
 }
 
 
-_READ_SHARE = 0.4  # of the period: beyond it a read leaves too little time for the rest
+_READ_SHARE = 0.35  # of the period: beyond it a read leaves too little time for the rest
 _SERVOS = 6
 _BITS_PER_BYTE = 10  # 8N1
 
 
 def detail_for(protocol: Protocol, baud: int, period_ns: int) -> str:
-    """The fullest block whose sync read of six servos takes at most 40 % of the period.
+    """The fullest block whose sync read of six servos takes at most 35 % of the period.
 
-    At 1 Mbaud that is "full" at 200 Hz and "lean" at 500 Hz.
+    At 1 Mbaud that is "full" at 200 Hz and "position", the least there is, at 500 Hz.
     """
-    spec = SPECS[protocol, FULL]
     if protocol is Protocol.DYNAMIXEL:
         ask, answer = len(dynamixel.sync_read(0, 0, range(_SERVOS))), dynamixel.OVERHEAD
     else:
         ask, answer = len(feetech.sync_read(0, 0, range(_SERVOS))), feetech.OVERHEAD
-    wire_bytes = ask + (answer + spec.size) * _SERVOS
-    wire_ns = wire_bytes * _BITS_PER_BYTE * 1_000_000_000 / baud
-    return FULL if wire_ns <= _READ_SHARE * period_ns else LEAN
+    byte_ns = _BITS_PER_BYTE * 1_000_000_000 / baud
+    for detail in DETAILS:
+        wire_bytes = ask + (answer + SPECS[protocol, detail].size) * _SERVOS
+        if wire_bytes * byte_ns <= _READ_SHARE * period_ns:
+            return detail
+    return POSITION
 
 
 class Blocks(Interface):
@@ -120,13 +126,14 @@ class DynamixelBlocks:
                 crc ^= table[byte]
             if crc != sent:
                 return None
-        load = fields[2::width] if width == 6 else ()
-        return fields[1::width], fields[width - 2 :: width], fields[width - 3 :: width], load
+        velocity = fields[width - 3 :: width] if width > 4 else ()
+        load = fields[2::width] if width > 5 else ()
+        return fields[1::width], fields[width - 2 :: width], velocity, load
 
     def row(self, error: int, params: bytes) -> Row:
         """One servo's row out of its own status packet."""
-        *load, velocity, position = self._row.unpack_from(params)
-        return error, position, velocity, load[0] if load else 0
+        *rest, position = self._row.unpack_from(params)
+        return error, position, rest[-1] if rest else 0, rest[-2] if len(rest) > 1 else 0
 
 
 class FastDynamixelBlocks:
@@ -165,13 +172,14 @@ class FastDynamixelBlocks:
             crc ^= table[byte]
         if crc != fields[-1]:  # it covers the CRCs of the servos before
             return None
-        load = fields[3::width] if width == 6 else ()
-        return fields[1::width], fields[width - 1 :: width], fields[width - 2 :: width], load
+        velocity = fields[width - 2 :: width] if width > 4 else ()
+        load = fields[3::width] if width > 5 else ()
+        return fields[1::width], fields[width - 1 :: width], velocity, load
 
     def row(self, error: int, params: bytes) -> Row:
         """One servo's row out of its part of the packet."""
-        *load, velocity, position = self._row.unpack_from(params)
-        return error, position, velocity, load[0] if load else 0
+        *rest, position = self._row.unpack_from(params)
+        return error, position, rest[-1] if rest else 0, rest[-2] if len(rest) > 1 else 0
 
 
 def sign15(raw: int) -> int:
@@ -219,14 +227,15 @@ class FeetechBlocks:
         return (
             fields[1::width],
             [raw if raw < 0x8000 else 0x8000 - raw for raw in fields[2::width]],
-            [raw if raw < 0x8000 else 0x8000 - raw for raw in fields[3::width]],
-            [sign10(raw) for raw in fields[4::width]] if width == 6 else (),
+            [sign15(raw) for raw in fields[3::width]] if width > 4 else (),
+            [sign10(raw) for raw in fields[4::width]] if width > 5 else (),
         )
 
     def row(self, error: int, params: bytes) -> Row:
         """One servo's row out of its own status packet."""
-        position, velocity, *load = self._row.unpack_from(params)
-        return error, sign15(position), sign15(velocity), sign10(load[0]) if load else 0
+        position, *rest = self._row.unpack_from(params)
+        velocity = sign15(rest[0]) if rest else 0
+        return error, sign15(position), velocity, sign10(rest[1]) if len(rest) > 1 else 0
 
 
 class DynamixelGoals:

@@ -10,7 +10,7 @@ configuring wrote into its memory is gone.
 import math
 from collections.abc import Sequence
 
-from robotd.bus.blocks import LEAN, sign10
+from robotd.bus.blocks import FULL, LEAN, POSITION, sign10
 from robotd.bus.link import BusCounters, new_parser, packets_of
 from robotd.bus.models import STS_ACCELERATION
 from robotd.bus.registers import Protocol
@@ -20,11 +20,17 @@ UNKNOWN = -1
 _FORGET_AFTER = 3  # missed answers in a row
 _LONGEST_GAP = 16  # ticks
 
-# (address, bytes) by kind; the lengths differ from each other and from those of the tick's block.
+# (address, bytes) by kind; the lengths differ from each other and from those of the tick's block,
+# so some read on beyond what is wanted: torque .. hardware error; V, degC; load (Dynamixel),
+# torque, acceleration; V, degC; load (Feetech).
 _CONDITION, _SUPPLY, _LOAD = 0, 1, 2
 _PLACES = {
-    Protocol.DYNAMIXEL: ((64, 7), (144, 3), (126, 2)),  # torque .. hardware error; V, degC; load
-    Protocol.FEETECH: ((40, 3), (62, 2), (60, 12)),  # torque, acceleration; V, degC; load
+    (Protocol.DYNAMIXEL, FULL): ((64, 7), (144, 3)),
+    (Protocol.DYNAMIXEL, LEAN): ((64, 7), (144, 3), (126, 2)),
+    (Protocol.DYNAMIXEL, POSITION): ((64, 12), (144, 3), (126, 2)),
+    (Protocol.FEETECH, FULL): ((40, 3), (62, 2)),
+    (Protocol.FEETECH, LEAN): ((40, 3), (62, 2), (60, 12)),
+    (Protocol.FEETECH, POSITION): ((40, 10), (62, 11), (60, 12)),
 }
 ANSWER_BYTES = 64  # more than any answer here
 
@@ -47,12 +53,12 @@ class SlowReads:
         self.voltage_v = [math.nan] * count
         self.load_steps = [0] * count  # kept only where the block does not hold the load
         self.pending = False
-        kinds = (_CONDITION, _SUPPLY, _LOAD) if detail == LEAN else (_CONDITION, _SUPPLY)
+        places = _PLACES[protocol, detail]
         packets = packets_of(protocol)
-        self._plan = [(at, kind) for kind in kinds for at in range(count)]
-        self._sizes = [size for _, size in _PLACES[protocol]]
+        self._plan = [(at, kind) for kind in range(len(places)) for at in range(count)]
+        self._sizes = [size for _, size in places]
         self._requests = {
-            (at, kind): packets.read(ids[at], *_PLACES[protocol][kind]) for at, kind in self._plan
+            (at, kind): packets.read(ids[at], *places[kind]) for at, kind in self._plan
         }
         self._ids = tuple(ids)
         self._protocol = protocol
@@ -137,9 +143,9 @@ class SlowReads:
             # A goal switches an STS servo on again after a restart: tell that by its settings.
             self.torque[servo] = params[0] if params[1] == STS_ACCELERATION else 0
         elif kind == _SUPPLY:
-            volts = int.from_bytes(params[:-1], "little")
-            self.voltage_v[servo] = volts / 10
-            self.temperature_c[servo] = float(params[-1])
+            width = 2 if dynamixel else 1
+            self.voltage_v[servo] = int.from_bytes(params[:width], "little") / 10
+            self.temperature_c[servo] = float(params[width])
         else:
             raw = int.from_bytes(params[:2], "little")
             self.load_steps[servo] = (raw ^ 0x8000) - 0x8000 if dynamixel else sign10(raw)

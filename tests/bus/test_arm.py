@@ -15,7 +15,7 @@ from tests.bus.rig import MS, PERIOD_NS, Rig
 
 MODELS = ("so101", "koch")
 FOLLOWERS = pytest.mark.parametrize("model", MODELS)
-DETAILS = pytest.mark.parametrize("detail", ["full", "lean"])
+DETAILS = pytest.mark.parametrize("detail", ["full", "lean", "position"])
 ELBOW = 2
 SECOND = 1_000_000_000 // PERIOD_NS  # ticks
 
@@ -62,8 +62,9 @@ def test_readings_are_what_the_servos_hold(model: str, detail: str) -> None:
 
 
 @FOLLOWERS
-def test_velocity_is_the_derivative_of_position(model: str) -> None:
-    rig, present = armed(model)
+@DETAILS
+def test_velocity_is_the_derivative_of_position(model: str, detail: str) -> None:
+    rig, present = armed(model, detail=detail)
     goals = list(present)
     goals[0] += 40
     positions, velocities = [], []
@@ -167,13 +168,14 @@ def test_an_arm_that_is_not_written_is_asked_for_slow_values_too(model: str) -> 
 
 @FOLLOWERS
 def test_load_is_read_in_turn_where_the_block_leaves_it_out(model: str) -> None:
-    rigs = [armed(model, detail=detail) for detail in ("full", "lean")]
+    rigs = [armed(model, detail=detail) for detail in ("full", "lean", "position")]
     for rig, present in rigs:
         rig.bus.servos[1].load = 0.25
         rig.bus.servos[1].current_a = 0.5
         rig.run(3, present)
     loads = [rig.run(SECOND, present)[1].load for rig, present in rigs]
     assert loads[0] == pytest.approx(loads[1], abs=0.1)
+    assert loads[1] == pytest.approx(loads[2], abs=0.1)
 
 
 @FOLLOWERS

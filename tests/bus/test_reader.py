@@ -1,5 +1,6 @@
 """Block reads of a chain against a scripted peer: what is accepted, retried, dropped, counted."""
 
+import math
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from robotd.bus import dynamixel, feetech
 from robotd.bus.blocks import (
+    DETAILS,
     FULL,
     LEAN,
+    POSITION,
     VARIANTS,
     Blocks,
     DynamixelBlocks,
@@ -26,6 +29,7 @@ from robotd.bus.link import BusCounters
 from robotd.bus.port import SerialPort
 from robotd.bus.reader import ChainReader, ReadOptions
 from robotd.bus.registers import STS_TABLE, XL430_TABLE, Protocol
+from robotd.bus.slope import Slope
 from robotd.errors import ServoError
 from tests.bus.peer import (
     LATER_NS,
@@ -58,7 +62,16 @@ def sts_block(position: int, velocity: int, load: int, length: int) -> bytes:
 
 def x_block(position: int, velocity: int, load: int, length: int, detail: str = FULL) -> bytes:
     data = struct.pack("<hii", load, velocity, position) + MEMORY
-    return data[:length] if detail == FULL else data[2 : length + 2]
+    start = {FULL: 0, LEAN: 2, POSITION: 6}[detail]
+    return data[start : start + length]
+
+
+def held(detail: str, rows: list[tuple[int, ...]]) -> list[list[int]]:
+    """Errors, positions, velocities and loads of a block, without what it does not hold."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns[2] = columns[2] if detail != POSITION else []
+    columns[3] = columns[3] if detail == FULL else []
+    return columns
 
 
 # Decoding
@@ -66,23 +79,22 @@ def x_block(position: int, velocity: int, load: int, length: int, detail: str = 
 
 @given(st.lists(st.tuples(errors, positions_x, positions_x, loads_x), min_size=6, max_size=6))
 def test_dynamixel_blocks_decode_what_servos_send(rows: list[tuple[int, int, int, int]]) -> None:
-    for detail in (FULL, LEAN):
+    for detail in DETAILS:
         plain, fast = DynamixelBlocks(IDS, detail), FastDynamixelBlocks(IDS, detail)
         for variant in range(VARIANTS):
             data = [x_block(p, v, w, plain.lengths[variant], detail) for _, p, v, w in rows]
             answer = b"".join(
                 dynamixel_status(i, d, row[0]) for i, d, row in zip(IDS, data, rows, strict=True)
             )
-            expected = list(zip(*rows, strict=True))
+            expected = held(detail, list(rows))
             if len(answer) == plain.sizes[variant]:  # nothing was stuffed
                 found = plain.decode(answer, variant)
                 assert found is not None
-                assert [list(x) for x in found[:3]] == [list(x) for x in expected[:3]]
-                assert list(found[3]) == (list(expected[3]) if detail == FULL else [])
+                assert [list(x) for x in found] == expected
             answer = fast_status(list(zip(IDS, data, strict=True)))
             found = fast.decode(answer, variant)
             assert found is not None
-            assert [list(x) for x in found[1:3]] == [list(x) for x in expected[1:3]]
+            assert [list(x) for x in found[1:]] == expected[1:]
 
 
 @given(
@@ -91,7 +103,7 @@ def test_dynamixel_blocks_decode_what_servos_send(rows: list[tuple[int, int, int
     )
 )
 def test_feetech_blocks_decode_what_servos_send(rows: list[tuple[int, int, int, int]]) -> None:
-    for detail in (FULL, LEAN):
+    for detail in DETAILS:
         blocks = FeetechBlocks(IDS, detail)
         for variant in range(VARIANTS):
             answer = b"".join(
@@ -100,9 +112,7 @@ def test_feetech_blocks_decode_what_servos_send(rows: list[tuple[int, int, int, 
             )
             found = blocks.decode(answer, variant)
             assert found is not None
-            expected = list(zip(*rows, strict=True))
-            assert [list(x) for x in found[:3]] == [list(x) for x in expected[:3]]
-            assert list(found[3]) == (list(expected[3]) if detail == FULL else [])
+            assert [list(x) for x in found] == held(detail, list(rows))
 
 
 def answers_of(blocks: Blocks, variant: int) -> bytes:
@@ -160,9 +170,35 @@ def test_goals_that_do_not_fit_are_refused() -> None:
 @BOTH
 def test_the_block_is_chosen_by_what_the_wire_allows(protocol: Protocol) -> None:
     assert detail_for(protocol, 1_000_000, 5_000_000) == FULL
-    assert detail_for(protocol, 1_000_000, 2_000_000) == LEAN
+    assert detail_for(protocol, 1_000_000, 2_000_000) == POSITION
     assert detail_for(protocol, 4_000_000, 2_000_000) == FULL
-    assert detail_for(protocol, 57_600, 20_000_000) == LEAN
+    assert detail_for(protocol, 57_600, 20_000_000) == POSITION
+
+
+def test_the_load_is_the_first_to_be_left_out() -> None:
+    assert detail_for(Protocol.FEETECH, 1_000_000, 2_200_000) == LEAN
+    assert detail_for(Protocol.DYNAMIXEL, 1_000_000, 4_000_000) == LEAN
+
+
+# Velocities from positions
+
+
+def test_a_slope_is_taken_over_the_last_20_ms() -> None:
+    slope = Slope([1.0, 2.0])
+    found = [slope.velocities(at * 2_000_000, (0, 0), (3 * at, -at)) for at in range(30)]
+    assert all(math.isnan(value) for value in found[0])
+    assert found[1] == pytest.approx([1500, -250])
+    assert slope.velocities(60_000_000, (0, 0), (87, -29)) == pytest.approx([1350, -225])
+
+
+def test_a_position_that_did_not_come_gives_no_velocity() -> None:
+    slope = Slope([1.0, 1.0])
+    slope.velocities(0, (0, None), (100, 0))
+    first, second = slope.velocities(10_000_000, (0, 0), (110, 2000))
+    assert first == pytest.approx(1000)
+    assert math.isnan(second)
+    slope.reset()
+    assert all(math.isnan(value) for value in slope.velocities(20_000_000, (0, 0), (110, 2000)))
 
 
 # Reading
