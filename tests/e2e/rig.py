@@ -24,7 +24,7 @@ from robotd.sim.arms import sim_calibration
 from robotd.status import gather
 from tests.workers import wait_until
 
-_MARK = "ROBOTD_TEST_MARK"
+MARK = "ROBOTD_TEST_MARK"
 KEPT = {"config.json", "daemon.lock", "state.ring"}  # the record of a run, in its runtime directory
 PARK = {model: tuple(simulated_arm(model).park_norm) for model in ("so101", "koch")}
 
@@ -54,6 +54,21 @@ def write_config(folder: Path, **sections: Any) -> Path:
     return path
 
 
+def marked(mark: str) -> dict[int, str]:
+    """Every living process by id whose environment carries a mark, and its command."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if f"{MARK}={mark}".encode() not in (entry / "environ").read_bytes():
+                    continue
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if state != "Z" and command:
+                    found[int(entry.name)] = command
+    return found
+
+
 class Daemon:
     """One `robotd run`, with everything that it has said, and all processes that belong to it."""
 
@@ -68,7 +83,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, _MARK: self._mark},
+                env={**os.environ, MARK: self._mark},
             )
 
     @property
@@ -93,21 +108,7 @@ class Daemon:
 
     def processes(self) -> dict[int, str]:
         """Every living process of this daemon by id, however it came to be, and its command."""
-        found = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal() and self._is_mine(entry):
-                with contextlib.suppress(OSError):
-                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    if command:
-                        found[int(entry.name)] = command
-        return found
-
-    def _is_mine(self, entry: Path) -> bool:
-        try:
-            marked = f"{_MARK}={self._mark}".encode() in (entry / "environ").read_bytes()
-            return marked and "Z" not in (entry / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return False
+        return marked(self._mark)
 
     def pid(self, name: str) -> int | None:
         """Process id of a child as the daemon's status says it."""
