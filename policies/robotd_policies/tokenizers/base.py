@@ -15,10 +15,10 @@ from robotd.errors import ChunkError
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
-# A decoded target may leave its joint's range by this much (units) before the chunk is invalid:
-# quantised and truncated chunks overshoot by about one unit at the end of a move. What is
-# inside the tolerance is clipped to the range.
-RANGE_TOLERANCE = 5.0
+# A decoded target may leave its joint's range by this much (units) before the chunk is invalid;
+# what is inside the tolerance is clipped to the range. Five DCT coefficients of a gripper that
+# shuts and then stays shut overshoot its end by up to nine units, which only means "shut".
+RANGE_TOLERANCE = 10.0
 
 
 @dataclass(frozen=True)
