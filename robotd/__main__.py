@@ -2,14 +2,16 @@
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules are imported: end, say nothing
+_INTERRUPTED = signal.getsignal(signal.SIGINT)  # ignored in a script's background
+if _INTERRUPTED is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules are imported: end, say nothing
 
 from robotd.cli import main as run_command  # noqa: E402
 
 
 def main() -> None:
     """Run the command that the arguments name."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _INTERRUPTED)
     run_command()
 
 
