@@ -28,6 +28,7 @@ BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Policy bundle; default: the shipped one.")
 ]
 _TICKS, _SECONDS, _STARTS = 2000, 20.0, 5
+_PAGE_WIDTH = 110  # of what is not printed on a terminal
 
 
 def _arm(name: str | None, default: str = "so101") -> str:
@@ -49,6 +50,8 @@ def _show(reports: Sequence["Report"], as_json: bool) -> None:
         print(json.dumps(pages[0] if len(pages) == 1 else {"benches": pages}, indent=1))
         return
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PAGE_WIDTH)
     for report in reports:
         console.print(report.render())
         console.print()

@@ -39,7 +39,7 @@ _COLUMNS = {
     "wall_p50_us": "wall p50 us",
     "wall_p99_us": "p99",
     "cpu_us": "CPU us",
-    "note": "",
+    "failed": "failed blocks",
 }
 
 
@@ -79,16 +79,19 @@ class Contest:
 
     def _row(self, spec: ClientSpec) -> dict[str, object]:
         done = [block for block in self.blocks[spec.name] if block]
-        lost = len(self.blocks[spec.name]) - len(done)
-        note = f"{lost} blocks failed: {self.failures[spec.name]}" if lost else ""
         return {
             "client": spec.name,
             "version": spec.version,
             "wall_p50_us": median(_known(self.wall(spec.name))),
             "wall_p99_us": percentile([t / 1000 for block in done for t in block.wall_ns], 0.99),
             "cpu_us": median(_known(self.cpu(spec.name))),
-            "note": note,
+            "failed": len(self.blocks[spec.name]) - len(done),
         }
+
+    def remarks(self) -> list[str]:
+        """Who failed, in their own last words."""
+        lost = [name for name, blocks in self.blocks.items() if None in blocks]
+        return [f"{self.title}: {self.failures[name]}" for name in lost]
 
 
 def _known(values: Sequence[float]) -> list[float]:
@@ -143,6 +146,7 @@ def bench_tick(
                 report.settings["responder"] = wire.program
             report.tables += [contest.table(clients) for contest in contests]
             report.goals += _goals(_PROTOCOLS[arm], *contests)
+            report.notes += [remark for contest in contests for remark in contest.remarks()]
         if native.why_not:
             report.notes.append(f"answers come from Python: {native.why_not}")
     report.notes += [
@@ -227,6 +231,7 @@ def bench_port(
         if refuse_if_unsafe(setup) != torque:
             report.notes.append("torque changed while this ran, by somebody else")
     report.tables.append(contest.table(specs))
+    report.notes += contest.remarks()
     report.notes.append(
         "goals written are the positions read, torque is off: nothing moves"
         if write

@@ -52,13 +52,14 @@ def test_missed_ticks_are_a_share_of_those_due() -> None:
 def test_the_loop_is_timed_beside_a_c_thread() -> None:
     report = bench_loop(0.4, rates=(50,)).as_dict()
     json.dumps(report, allow_nan=False)
-    timings, *processes = report["tables"]
+    timings, ticks, *processes = report["tables"]
     who = [row["who"] for row in timings["rows"]]
     assert who.count("robotd, cores free") == who.count("robotd, all cores busy") == 1
     if shutil.which("cc"):
         assert len(who) == 6
     for row in timings["rows"]:
         assert row["wake_p50"] > 0
+    assert all(row["done_p50"] > row["read_p50"] > 0 for row in ticks["rows"])
     assert len(processes) == 2
     names = {row["process"] for row in processes[0]["rows"]}
     assert names >= {"daemon", "control", "sim", "worker", "observer"}

@@ -82,7 +82,7 @@ def test_every_client_is_timed_on_both_wires(arm: str) -> None:
     for table in report["tables"]:
         assert [row["client"] for row in table["rows"]] == [spec.name for spec in LIGHT]
         for row in table["rows"]:
-            assert row["note"] == ""
+            assert row["failed"] == 0
             assert row["wall_p50_us"] > 0
             assert row["cpu_us"] > 0
     wired = report["tables"][1]["rows"][0]
@@ -110,7 +110,8 @@ def test_a_peer_that_fails_says_so_and_spoils_nothing(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     report = bench_tick(20, ("so101",), LIGHT).as_dict()
     rows = {row["client"]: row for row in report["tables"][0]["rows"]}
-    assert rows["rustypot"]["note"] == "1 blocks failed: rustypot: OSError: no luck"
+    assert rows["rustypot"]["failed"] == 1
+    assert "Feetech, instant wire: rustypot: OSError: no luck" in report["notes"]
     assert rows["rustypot"]["wall_p50_us"] is None
     assert rows["robotd"]["wall_p50_us"] > 0
 
@@ -120,7 +121,7 @@ def test_without_a_compiler_python_answers_and_says_so(monkeypatch: pytest.Monke
     report = bench_tick(20, ("so101",), OURS)
     assert report.settings["responder"] == "responder.py"
     assert any("no C compiler" in note for note in report.notes)
-    assert report.tables[0].rows[0]["note"] == ""
+    assert report.tables[0].rows[0]["failed"] == 0
 
 
 def saved_calibration(arm: str, folder: Path) -> Path:
@@ -134,7 +135,7 @@ def test_a_port_is_only_read(tmp_path: Path) -> None:
     with bus_on_a_port(SimBus("so101")) as (path, heard):
         report = bench_port(path, "so101", calibration, 20, False, clients=LIGHT)
     assert feetech_instructions(heard) <= READING
-    assert [row["note"] for row in report.tables[0].rows] == ["", "", ""]
+    assert [row["failed"] for row in report.tables[0].rows] == [0, 0, 0]
 
 
 def test_goals_written_to_a_port_are_the_present_positions(tmp_path: Path) -> None:
