@@ -77,10 +77,14 @@ def test_policy_goes_on_or_holds_until_its_worker_is_back(daemon: Daemon) -> Non
     daemon.comes_back("worker", dead)
     daemon.says("observer", "worker ready")
     chunks = daemon.status()["chunk"]["accepted"]
-    if daemon.status()["mode"] == "HOLD":
-        assert daemon.line("no usable chunk")
-        daemon.follow_policy()
-    wait_until(lambda: daemon.status()["chunk"]["accepted"] > chunks, "chunks of the new worker")
+
+    def at_work() -> bool:
+        if daemon.status()["mode"] == "HOLD":
+            assert daemon.line("no usable chunk")
+            daemon.follow_policy()
+        return bool(daemon.status()["chunk"]["accepted"] > chunks)
+
+    wait_until(at_work, lambda: f"chunks of the new worker:\n{daemon.log}")
 
 
 def test_policy_holds_without_its_observer_and_can_be_started_again(daemon: Daemon) -> None:
