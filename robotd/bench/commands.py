@@ -20,6 +20,7 @@ bench_app = typer.Typer(
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print tables for a document.")]
 ArmOption = Annotated[str | None, typer.Option("--arm", help="koch or so101.", show_default=False)]
 TicksOption = Annotated[int, typer.Option("--ticks", "-n", min=1, help="Ticks of each client.")]
 SecondsOption = Annotated[float, typer.Option("--seconds", "-s", min=0.2, max=500, help="Each.")]
@@ -42,12 +43,15 @@ def _ended(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _show(reports: Sequence["Report"], as_json: bool) -> None:
+def _show(reports: Sequence["Report"], form: str) -> None:
     from rich.console import Console
 
-    if as_json:
+    if form == "json":
         pages = [report.as_dict() for report in reports]
         print(json.dumps(pages[0] if len(pages) == 1 else {"benches": pages}, indent=1))
+        return
+    if form == "markdown":
+        print("\n".join(report.markdown() for report in reports), end="")
         return
     console = Console()
     if not console.is_terminal:
@@ -57,7 +61,13 @@ def _show(reports: Sequence["Report"], as_json: bool) -> None:
         console.print()
 
 
-def _run(as_json: bool, *benches: Callable[[], "Report"]) -> None:
+def _form(as_json: bool, as_markdown: bool) -> str:
+    if as_json and as_markdown:
+        raise ConfigError("--json and --markdown exclude each other")
+    return "json" if as_json else "markdown" if as_markdown else "page"
+
+
+def _run(form: str, *benches: Callable[[], "Report"]) -> None:
     """Run all, show what there is; the first intended error is raised after that."""
     signal.signal(signal.SIGTERM, _ended)
     reports, failure = [], None
@@ -69,7 +79,7 @@ def _run(as_json: bool, *benches: Callable[[], "Report"]) -> None:
             if len(benches) > 1:
                 print(f"robotd bench: {error}", file=sys.stderr)
     if reports:
-        _show(reports, as_json)
+        _show(reports, form)
     if failure is not None:
         raise failure
 
@@ -89,6 +99,7 @@ def tick(
     ] = False,
     baud: Annotated[int, typer.Option("--baud", help="With --port.")] = 1_000_000,
     as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
 ) -> None:
     """Time one tick (read six servos, write six) of robotd's bus and of its peers.
 
@@ -101,14 +112,15 @@ def tick(
     """
     from robotd.bench.tick import ARMS, bench_port, bench_tick
 
+    form = _form(as_json, as_markdown)
     if port is None:
         if write or calibration is not None:
             raise ConfigError("--write and --calibration belong to --port")
-        _run(as_json, lambda: bench_tick(ticks, ARMS if arm is None else (_arm(arm),)))
+        _run(form, lambda: bench_tick(ticks, ARMS if arm is None else (_arm(arm),)))
         return
     if arm is None:
         raise ConfigError("--port needs --arm koch or --arm so101")
-    _run(as_json, lambda: bench_port(port, _arm(arm), calibration, ticks, write, baud))
+    _run(form, lambda: bench_port(port, _arm(arm), calibration, ticks, write, baud))
 
 
 @bench_app.command()
@@ -120,6 +132,7 @@ def loop(
         list[int] | None, typer.Option("--rate", min=10, max=1000, help="Hz; may be repeated.")
     ] = None,
     as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
 ) -> None:
     """Time the real control loop at 200 and 500 Hz, beside a C thread that only wakes up.
 
@@ -130,7 +143,8 @@ def loop(
     """
     from robotd.bench.loop import RATES, bench_loop
 
-    _run(as_json, lambda: bench_loop(seconds, _arm(arm), bundle, tuple(rate or RATES)))
+    form = _form(as_json, as_markdown)
+    _run(form, lambda: bench_loop(seconds, _arm(arm), bundle, tuple(rate or RATES)))
 
 
 @bench_app.command()
@@ -139,6 +153,7 @@ def latency(
     arm: ArmOption = None,
     bundle: BundleOption = None,
     as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
 ) -> None:
     """Time from an observation to the first applied action, less the model's own time.
 
@@ -146,7 +161,8 @@ def latency(
     """
     from robotd.bench.latency import bench_latency
 
-    _run(as_json, lambda: bench_latency(seconds, _arm(arm), bundle))
+    form = _form(as_json, as_markdown)
+    _run(form, lambda: bench_latency(seconds, _arm(arm), bundle))
 
 
 @bench_app.command()
@@ -155,6 +171,7 @@ def startup(
     arm: ArmOption = None,
     bundle: BundleOption = None,
     as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
 ) -> None:
     """Time `robotd run` to its first tick, imports, and what memory each process keeps.
 
@@ -162,7 +179,8 @@ def startup(
     """
     from robotd.bench.startup import bench_startup
 
-    _run(as_json, lambda: bench_startup(starts, _arm(arm), bundle))
+    form = _form(as_json, as_markdown)
+    _run(form, lambda: bench_startup(starts, _arm(arm), bundle))
 
 
 @bench_app.command("all")
@@ -172,6 +190,7 @@ def everything(
     starts: StartsOption = _STARTS,
     bundle: BundleOption = None,
     as_json: JsonOption = False,
+    as_markdown: MarkdownOption = False,
 ) -> None:
     """Every bench, one after the other; about eight minutes as given.
 
@@ -183,7 +202,7 @@ def everything(
     from robotd.bench.tick import bench_tick
 
     _run(
-        as_json,
+        _form(as_json, as_markdown),
         lambda: bench_tick(ticks),
         lambda: bench_loop(seconds, bundle=bundle),
         lambda: bench_latency(seconds, bundle=bundle),

@@ -78,6 +78,38 @@ class Report:
         parts += [Text(f"- {note}", style="dim") for note in self.notes]
         return Group(*parts)
 
+    def markdown(self) -> str:
+        """The same as tables for a document."""
+        machine = self.machine
+        lines = [
+            f"`robotd bench {self.bench}`, {machine['date'][:10]}: {machine['kind']}; "
+            f"Linux {machine['kernel']}, Python {machine['python']}; {machine['realtime']}; "
+            f"load {machine['load_1min']}",
+            "",
+        ]
+        for table in self.tables:
+            rows = [[cell(row.get(key)) for key in table.columns] for row in table.rows]
+            first, *others = table.columns.values()
+            lines += _markdown_table([first or table.title, *others], rows, table.title)
+        if self.goals:
+            lines += _markdown_table(
+                ["goal", "limit", "measured", ""], [_goal_cells(goal) for goal in self.goals], ""
+            )
+        return "\n".join([*lines, *(f"- {note}" for note in self.notes)]).rstrip() + "\n"
+
+
+def _markdown_table(head: list[str], rows: list[list[str]], title: str) -> list[str]:
+    title_lines = [f"**{title}**", ""] if title else []
+    ruler = ["---", *["---:"] * (len(head) - 1)]
+    return [*title_lines, *(f"| {' | '.join(row)} |" for row in (head, ruler, *rows)), ""]
+
+
+def _goal_cells(goal: Goal) -> list[str]:
+    bound = f"{'>=' if goal.at_least else '<='} {cell(float(goal.limit))} {goal.unit}"
+    measured = f"{cell(goal.value)} {goal.unit}" if goal.met is not None else "-"
+    words = {True: "met", False: "missed", None: "not measured"}
+    return [goal.text, bound.strip(), measured.strip(), words[goal.met]]
+
 
 def _clean(value: Any) -> Any:
     """NaN becomes None, floats are rounded to six digits."""
@@ -114,9 +146,8 @@ def _goals(goals: list[Goal]) -> RichTable:
     shown.add_column("limit", justify="right", header_style="dim")
     shown.add_column("measured", justify="right", header_style="dim")
     shown.add_column("", header_style="dim")
-    words = {True: "[green]met[/]", False: "[red]missed[/]", None: "[yellow]not measured[/]"}
+    style = {"met": "green", "missed": "red", "not measured": "yellow"}
     for goal in goals:
-        bound = f"{'>=' if goal.at_least else '<='} {cell(float(goal.limit))} {goal.unit}"
-        measured = f"{cell(goal.value)} {goal.unit}" if goal.met is not None else "-"
-        shown.add_row(goal.text, bound.strip(), measured.strip(), words[goal.met])
+        *cells, word = _goal_cells(goal)
+        shown.add_row(*cells, f"[{style[word]}]{word}[/]")
     return shown

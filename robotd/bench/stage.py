@@ -13,11 +13,11 @@ from robotd.bench.native import Native
 from robotd.bench.report import Table
 from robotd.children import prepare_child
 from robotd.config import CameraConfig, Config
-from robotd.daemon import STATUS_NAME
 from robotd.episodes import LiveStage, temporary_runtime
 from robotd.errors import BundleError
 from robotd.evaluate import shipped_bundle, stage_config
 from robotd.ipc.status import read_status
+from robotd.rundir import STATUS_NAME
 
 _BURN = "while True: pass"
 PROCESS_COLUMNS = {

@@ -50,6 +50,7 @@ def test_a_report_is_valid_json_and_a_page() -> None:
     text = json.dumps(report.as_dict(), allow_nan=False)
     assert json.loads(text)["tables"][0]["rows"][0]["value"] is None
     assert json.loads(text)["goals"][0]["met"] is None
+    assert "| who | value us |\n| --- | ---: |\n| a | - |\n| b | 1235 |" in report.markdown()
     page = io.StringIO()
     Console(file=page, width=120).print(report.render())
     for expected in ("a table", "1235", "not measured", "a note", "Python"):
