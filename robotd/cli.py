@@ -156,11 +156,11 @@ def status(
             live.update(page, refresh=True)
 
 
-def _call(name: CommandName, runtime_dir: Path | None) -> TickReport:
+def _call(name: CommandName, runtime_dir: Path | None, timeout_s: float = 10.0) -> TickReport:
     """Give a command to the loop; IpcError when it is refused or not answered."""
     client = InboxClient(_runtime(runtime_dir))
     try:
-        return client.call(name, timeout_s=10.0)
+        return client.call(name, timeout_s=timeout_s)
     finally:
         client.close()
 
@@ -205,7 +205,7 @@ def park(
 @app.command()
 def estop(runtime_dir: RuntimeOption = None) -> None:
     """Torque off at once, from any mode: the arm falls. Stays so until `robotd clear`."""
-    report = _call("estop", runtime_dir)
+    report = _call("estop", runtime_dir, 2.0)
     print(f"{report.message}; `robotd clear` ends it")
 
 

@@ -24,14 +24,12 @@ from robotd.children import (
     Child,
     ending,
 )
-from robotd.children import prepare_child as prepare_child
 from robotd.config import RESOLVED_NAME, Config
 from robotd.errors import IpcError, ProcessError
 from robotd.ipc.ring import RING_NAME, Fault, RingReader, TickReport
 from robotd.ipc.simlink import SOCKET_NAME as SIM_SOCKET
 from robotd.ipc.status import write_status
-from robotd.rundir import STATUS_NAME as STATUS_NAME
-from robotd.rundir import port_link, remove_links, runtime_directory, save_config
+from robotd.rundir import STATUS_NAME, port_link, remove_links, runtime_directory, save_config
 
 _START_S = 30.0  # to the simulator's bus, and to control's first tick, on a busy machine
 _LOOK_S = 0.05  # between two looks at processes and ring

@@ -78,7 +78,12 @@ def _spread(values: list[int]) -> dict[str, float]:
 
 def gather(runtime_dir: Path) -> dict[str, Any]:
     """Everything known now, as JSON-ready data. Raises IpcError when no robotd has run here."""
-    ring = RingReader(runtime_dir / RING_NAME)
+    try:
+        ring = RingReader(runtime_dir / RING_NAME)
+    except IpcError:
+        if _living(_optional(runtime_dir / STATUS_NAME)):
+            raise IpcError(f"{runtime_dir}: robotd is starting: no tick yet") from None
+        raise
     try:
         report = ring.latest()
         if report is None:

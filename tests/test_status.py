@@ -218,6 +218,9 @@ def test_joints_of_two_arms_have_their_arms_names(tmp_path: Path) -> None:
 def test_no_ring_and_no_tick_are_errors(tmp_path: Path) -> None:
     with pytest.raises(IpcError, match="is robotd running"):
         gather(tmp_path)
+    write_status(tmp_path / "daemon.json", daemon())
+    with pytest.raises(IpcError, match="is starting"):
+        gather(tmp_path)
     write_ring(tmp_path)
     with pytest.raises(IpcError, match="first tick"):
         gather(tmp_path)

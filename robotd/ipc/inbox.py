@@ -23,7 +23,7 @@ from robotd.ipc.ring import RING_NAME, Result, RingReader, TickReport
 
 SOCKET_NAME = "control.sock"
 MAX_DATAGRAM = 65536
-_STALE_S = 2.0
+_STALE_S = 5.0  # arming and clearing may hold the loop up, on a slow adapter for seconds
 
 CommandName = Literal["arm", "disarm", "hold", "park", "policy", "estop", "clear"]
 PositiveInt = Annotated[int, msgspec.Meta(ge=1, le=2**62)]

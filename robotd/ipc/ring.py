@@ -28,7 +28,7 @@ _PREFIX = struct.Struct("<12sIIII")  # magic, version, slot size, slots, length 
 _LAST = struct.Struct("<Q")  # last published sequence, at _LAST_AT
 _LAST_AT = 64
 _DESCRIPTION_AT = 128
-_TEXT = 160
+_TEXT = 240
 
 
 class Mode(IntEnum):

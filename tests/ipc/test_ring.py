@@ -150,8 +150,8 @@ def test_text_that_is_too_long_is_cut_at_a_whole_character(path: Path) -> None:
     reader = RingReader(path)
     back = reader.latest()
     assert back is not None
-    assert back.message == "ä" * 80
-    assert back.command_text == "€" * 53
+    assert back.message == "ä" * 120
+    assert back.command_text == "€" * 80
     writer.close()
     reader.close()
 
