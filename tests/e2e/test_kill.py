@@ -12,6 +12,7 @@ from robotd.errors import IpcError
 from robotd.ipc.ring import Fault, Mode
 from tests.bundles import make_bundle
 from tests.e2e.rig import KEPT, Daemon, arm_table, running, runtime, write_config
+from tests.test_cli import robotd
 from tests.workers import wait_until
 
 pytest.importorskip("mujoco")
@@ -130,3 +131,24 @@ def test_cameras_come_back_and_the_arm_does_not_notice(daemon: Daemon) -> None:
     state = daemon.status()
     assert state["mode"] == "HOLD"
     daemon.follow_policy()
+
+
+def test_a_camera_that_falls_silent_stops_the_policy_and_says_so(daemon: Daemon) -> None:
+    daemon.call("arm")
+    daemon.follow_policy()
+    camera = next(pid for pid, what in daemon.processes().items() if "sim.cameras" in what)
+    os.kill(camera, signal.SIGSTOP)
+    daemon.says("HOLD", "no usable chunk")
+    daemon.says("observer", "camera front", "no picture")
+    state = daemon.status()
+    assert state["mode"] == "HOLD"
+    assert not state["observer"]["ready"]
+    assert "camera front is silent" in state["observer"]["waiting_for"]
+    assert (
+        "camera front"
+        in robotd("policy", "--wait", "0", "--runtime-dir", str(daemon.runtime_dir)).stderr
+    )
+    os.kill(camera, signal.SIGCONT)
+    daemon.follow_policy()
+    chunks = daemon.status()["chunk"]["accepted"]
+    wait_until(lambda: daemon.status()["chunk"]["accepted"] > chunks, "chunks again")
