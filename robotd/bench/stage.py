@@ -32,7 +32,8 @@ PROCESS_COLUMNS = {
 def daemon_config(arm: str, bundle: Path | None, rate_hz: int, seconds: float) -> Config:
     """Control, simulator at 1 Mbaud over a socketpair, two cameras, and a policy if there is one.
 
-    The ring is made long enough to hold a whole measurement; the arm need not park at the end.
+    The ring is made long enough to hold a whole measurement; the arm need not park at the end, and
+    a stalled machine shows in the figures rather than ending the run.
     """
     config = stage_config(arm, bundle, temporary_runtime())
     cameras = config.cameras or [
@@ -42,7 +43,9 @@ def daemon_config(arm: str, bundle: Path | None, rate_hz: int, seconds: float) -
     ring_seconds = max(10, min(600, int(seconds) + 10))
     control = config.control.model_copy(update={"rate_hz": rate_hz, "ring_seconds": ring_seconds})
     stop = config.stop.model_copy(update={"action": "hold"})
-    return config.model_copy(update={"control": control, "cameras": cameras, "stop": stop})
+    policy = config.policy and config.policy.model_copy(update={"silence_timeout_s": 20.0})
+    changed = {"control": control, "cameras": cameras, "stop": stop, "policy": policy}
+    return config.model_copy(update=changed)
 
 
 def find_bundle(arm: str, given: Path | None, notes: list[str]) -> Path | None:

@@ -17,6 +17,7 @@ from robotd.errors import BusError, CalibrationError, ServoError
 # A goal read back may follow the present position by some counts of noise; 16 are 1.4 degrees.
 _GOAL_TOLERANCE = 16
 _RELEASE_TRIES = 2
+_ROUNDS = 4  # of asking silent servos again when an arm is connected
 
 
 class ServoSetup:
@@ -35,8 +36,12 @@ class ServoSetup:
 
         Raises ServoError.
         """
-        silent = [joint for joint in JOINTS if self._link.ping(self._ids[joint]) is None]
-        if silent:
+        silent = list(JOINTS)
+        for _ in range(_ROUNDS):  # just powered, or on a busy host, some answer a little later
+            silent = [joint for joint in silent if self._link.ping(self._ids[joint]) is None]
+            if not silent:
+                break
+        else:
             raise ServoError(self._silence(silent))
         found = {joint: self._version(joint) for joint in JOINTS}
         self._check_models({joint: number for joint, (number, _) in found.items()})

@@ -303,6 +303,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fd", action="append", default=[], metavar="ARM=N")
     parser.add_argument("--link", action="append", default=[], metavar="ARM=PATH")
     arguments = parser.parse_args(argv)
+    until_signalled(lambda: sys.exit(0))  # until there is something to stop
     try:
         config = load(arguments.config)
         lines = open_lines(arguments.fd, arguments.link)
