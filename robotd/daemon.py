@@ -65,6 +65,7 @@ class Daemon:
     _ready: bool = False  # control ticks
     _was_ready: bool = False
     _status_at: float = 0.0
+    _told_status: bool = False
     _waited: bool = False
 
     def run(self) -> int:
@@ -244,8 +245,11 @@ class Daemon:
                 self.config.runtime_dir / STATUS_NAME,
                 {"pid": os.getpid(), "ready": self._ready, "processes": state},
             )
+            self._told_status = False
         except OSError as error:  # a full disk must not end what moves an arm
-            log.warning("%s cannot be written: %s", STATUS_NAME, error.strerror)
+            if not self._told_status:
+                log.warning("%s cannot be written: %s", STATUS_NAME, error.strerror)
+            self._told_status = True
 
     def _stop(self) -> None:
         """Stop every process in order; the arm first."""
@@ -262,13 +266,15 @@ class Daemon:
             child.signal(signal.SIGTERM)
         while children := [child for child in children if not child.ended()]:
             if (got := self._signal(0.02)) is not None:
-                log.warning("%s again: torque off now", got.name)
+                hurried = any(child.spec.name == "control" for child in children)
+                log.warning("%s again%s", got.name, ": torque off now" if hurried else "")
                 for child in children:
                     child.signal(signal.SIGTERM)
             self._follow_ring()
             for child in children:
                 if time.monotonic() - begun > self._patience(child):
-                    log.error("%s did not end in time: killed", child.spec.name)
+                    arm = "; the servos keep their torque" if child.spec.name == "control" else ""
+                    log.error("%s did not end in time: killed%s", child.spec.name, arm)
                     child.kill()
         self._follow_ring()
 

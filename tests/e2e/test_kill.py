@@ -1,5 +1,6 @@
 """SIGKILL of every process of a daemon, one after the other: what it means, and what comes back."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -70,12 +71,13 @@ def test_control_comes_back_disarmed(daemon: Daemon) -> None:
     daemon.call("arm")
 
 
-def test_policy_goes_on_or_holds_until_its_worker_is_back(daemon: Daemon) -> None:
+@pytest.mark.parametrize("name", ["worker", "observer"])
+def test_a_policy_goes_on_or_holds_and_can_be_started_again(daemon: Daemon, name: str) -> None:
     daemon.call("arm")
     daemon.follow_policy()
-    dead = daemon.kill("worker")
-    daemon.says("worker ended (signal SIGKILL)")
-    daemon.comes_back("worker", dead)
+    dead = daemon.kill(name)
+    daemon.says(f"{name} ended (signal SIGKILL)")
+    daemon.comes_back(name, dead)
     daemon.says("observer", "worker ready")
     chunks = daemon.status()["chunk"]["accepted"]
 
@@ -85,16 +87,7 @@ def test_policy_goes_on_or_holds_until_its_worker_is_back(daemon: Daemon) -> Non
             daemon.follow_policy()
         return bool(daemon.status()["chunk"]["accepted"] > chunks)
 
-    wait_until(at_work, lambda: f"chunks of the new worker:\n{daemon.log}")
-
-
-def test_policy_holds_without_its_observer_and_can_be_started_again(daemon: Daemon) -> None:
-    daemon.call("arm")
-    daemon.follow_policy()
-    dead = daemon.kill("observer")
-    daemon.says("HOLD", "no usable chunk")
-    daemon.comes_back("observer", dead)
-    daemon.follow_policy()
+    wait_until(at_work, lambda: f"chunks again:\n{daemon.log}")
 
 
 def test_a_bus_that_is_back_is_usable_after_clear(daemon: Daemon) -> None:
@@ -152,3 +145,22 @@ def test_a_camera_that_falls_silent_stops_the_policy_and_says_so(daemon: Daemon)
     daemon.follow_policy()
     chunks = daemon.status()["chunk"]["accepted"]
     wait_until(lambda: daemon.status()["chunk"]["accepted"] > chunks, "chunks again")
+
+
+def test_a_bundle_spoiled_on_the_way_keeps_only_the_worker_down(daemon: Daemon) -> None:
+    daemon.call("arm")
+    config = json.loads((daemon.runtime_dir / "config.json").read_text())
+    graph = Path(config["policy"]["bundle"]) / "policy.onnx"
+    good = graph.read_bytes()
+    graph.write_bytes(good[:-1] + b"?")
+    try:
+        dead = daemon.kill("worker")
+        daemon.says("robotd worker:", "policy.onnx", "hash")
+        daemon.says("worker ended (exit code 2)")
+        state = daemon.status()
+        assert state["mode"] == "HOLD"
+        assert state["daemon"]["processes"]["worker"]["restarts"] >= 1
+    finally:
+        graph.write_bytes(good)
+    daemon.comes_back("worker", dead)
+    daemon.follow_policy()
