@@ -83,7 +83,7 @@ def test_a_policy_goes_on_or_holds_and_can_be_started_again(daemon: Daemon, name
 
     def at_work() -> bool:
         if daemon.status()["mode"] == "HOLD":
-            assert daemon.line("no usable chunk")
+            daemon.says("no usable chunk")
             daemon.follow_policy()
         return bool(daemon.status()["chunk"]["accepted"] > chunks)
 
