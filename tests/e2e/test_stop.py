@@ -136,7 +136,7 @@ def test_while_parking_it_still_parks(case: Case) -> None:
 
 
 def test_a_second_signal_takes_torque_off_at_once(case: Case) -> None:
-    with running(case.config(park_timeout_s=60), case.runtime_dir) as daemon:
+    with running(case.config(park_velocity=15), case.runtime_dir) as daemon:
         daemon.ready().call("arm")
         daemon.process.send_signal(signal.SIGINT)
         daemon.mode(Mode.PARK)
