@@ -70,7 +70,8 @@ def stage_config(
         CameraConfig(name=i.camera, driver="sim", width=i.width, height=i.height, fps=30)
         for i in manifest.images
     ]
-    policy = PolicyConfig(bundle=bundle.resolve())
+    # A fresh chunk at every step, all that cover the moment averaged: see docs/architecture.md.
+    policy = PolicyConfig(bundle=bundle.resolve(), replan="continuous", takeover="ensemble")
     return config.model_copy(update={"policy": policy, "cameras": cameras})
 
 
