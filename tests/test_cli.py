@@ -1,5 +1,7 @@
 """The command line as a user meets it: one clear line and exit code 2 for what cannot work."""
 
+import contextlib
+import io
 import json
 import signal
 import subprocess
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from robotd.cli import main
 from tests.bundles import make_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +32,23 @@ def robotd(*args: str, timeout_s: float = 120) -> subprocess.CompletedProcess[st
         timeout=timeout_s,
         stdin=subprocess.DEVNULL,
     )
+
+
+def inside(*args: str) -> subprocess.CompletedProcess[str]:
+    """The same without a process of its own: for commands that start nothing."""
+    out, err = io.StringIO(), io.StringIO()
+    before, words = signal.getsignal(signal.SIGTERM), sys.argv
+    sys.argv = ["robotd", *args]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        sys.argv = words
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
 def refused(run: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -170,29 +190,29 @@ def test_the_examples_are_good(name: str) -> None:
 @pytest.mark.parametrize("name", ["arm", "disarm", "hold", "park", "policy", "estop", "clear"])
 def test_command_without_a_daemon(tmp_path: Path, name: str) -> None:
     more = ("--wait", "0") if name == "policy" else ()
-    refused(robotd(name, *more, "--runtime-dir", str(tmp_path)), "robotd")
+    refused(inside(name, *more, "--runtime-dir", str(tmp_path)), "robotd")
 
 
 def test_status_without_a_daemon(tmp_path: Path) -> None:
-    refused(robotd("status", "--runtime-dir", str(tmp_path)), "is robotd running")
+    refused(inside("status", "--runtime-dir", str(tmp_path)), "is robotd running")
 
 
 def test_eval_refuses_unknown_baseline_and_arm() -> None:
-    refused(robotd("eval", "--baseline", "luck"), "luck", "blank-images")
-    refused(robotd("eval", "--arm", "ur5"), "ur5", "so101, koch")
+    refused(inside("eval", "--baseline", "luck"), "luck", "blank-images")
+    refused(inside("eval", "--arm", "ur5"), "ur5", "so101, koch")
 
 
 def test_demo_refuses_an_arm_and_a_picture_it_cannot_write(tmp_path: Path) -> None:
-    refused(robotd("demo", "--arm", "ur5"), "ur5", "so101, koch")
-    refused(robotd("demo", "--view", str(tmp_path / "none" / "x.png")), "none", "--view")
-    refused(robotd("demo", "--view", str(tmp_path / "picture.xyz")), "picture.xyz", ".png")
+    refused(inside("demo", "--arm", "ur5"), "ur5", "so101, koch")
+    refused(inside("demo", "--view", str(tmp_path / "none" / "x.png")), "none", "--view")
+    refused(inside("demo", "--view", str(tmp_path / "picture.xyz")), "picture.xyz", ".png")
 
 
 def test_sim_bus_refuses_what_is_not_there() -> None:
-    refused(robotd("sim", "bus", "--arm", "ur5"), "ur5", "so101, koch")
-    refused(robotd("sim", "bus", "--physics", "magic"), "magic", "ideal")
-    refused(robotd("sim", "bus", "--faults", "bang"), "bang", "unplug")
-    refused(robotd("sim", "bus", "--role", "driver"), "driver", "leader")
+    refused(inside("sim", "bus", "--arm", "ur5"), "ur5", "so101, koch")
+    refused(inside("sim", "bus", "--physics", "magic"), "magic", "ideal")
+    refused(inside("sim", "bus", "--faults", "bang"), "bang", "unplug")
+    refused(inside("sim", "bus", "--role", "driver"), "driver", "leader")
 
 
 # Help
@@ -215,24 +235,20 @@ def commands(*path: str) -> list[tuple[str, ...]]:
 
 
 def test_every_command_explains_itself() -> None:
-    from typer.testing import CliRunner
-
-    from robotd.cli import app
-
     names = commands()
     assert ("run",) in names
     assert ("policy", "serve") in names
     for words in names:
-        shown = CliRunner().invoke(app, [*words, "--help"])
-        assert shown.exit_code == 0, words
-        before_options = shown.output.partition("\u2500 Options")[0]
+        shown = inside(*words, "--help")
+        assert shown.returncode == 0, words
+        before_options = shown.stdout.partition("\u2500 Options")[0]
         said = [line.strip() for line in before_options.splitlines() if line.strip()]
         assert said[0].startswith("Usage: "), words
         assert len(said[1]) > 10, words
 
 
 def test_help_shows_examples() -> None:
-    run = robotd("run", "--help")
+    run = inside("run", "--help")
     assert run.returncode == 0
     assert "docs/examples/so101.toml" in run.stdout
 
@@ -240,7 +256,7 @@ def test_help_shows_examples() -> None:
 def test_version_is_the_packages() -> None:
     import robotd as package
 
-    assert robotd("--version").stdout.strip() == f"robotd {package.__version__}"
+    assert inside("--version").stdout.strip() == f"robotd {package.__version__}"
 
 
 def test_output_may_be_cut_off() -> None:
@@ -276,4 +292,4 @@ def test_interrupted_commands_say_nothing_ugly(tmp_path: Path, number: int) -> N
 
 def test_policy_show_is_json_on_request() -> None:
     bundle = str(ROOT / "policies" / "bundles" / "koch_lift")
-    assert json.loads(robotd("policy", "show", bundle, "--json").stdout)["arm"] == "koch"
+    assert json.loads(inside("policy", "show", bundle, "--json").stdout)["arm"] == "koch"
