@@ -225,12 +225,23 @@ class SteppedStage:
 
     def reset(self, seed: int) -> None:
         """Disarm, set the scene and the arm's start pose for this seed, arm again."""
-        if self.loop.report.mode is not Mode.IDLE:
-            self.bring("clear" if self.loop.report.mode is Mode.FAULT else "disarm", Mode.IDLE)
+        self._recover()
         self.task.reset(seed)
-        self.bus.settle()
+        self.bus.rest()
         self.tick()
         self.bring("arm", Mode.HOLD)
+
+    def _recover(self) -> None:
+        """To IDLE from wherever the last episode left the loop, a fault included."""
+        rate_hz = self.config.control.rate_hz
+        for tick in range(PATIENCE_S * rate_hz):
+            report = self.loop.report
+            if report.mode is Mode.IDLE:
+                return
+            if tick % rate_hz == 0:
+                self.mail.command("clear" if report.mode is Mode.FAULT else "disarm")
+            self.tick()
+        raise SimError(f"control stays in {report.mode.name}: {report.message}")
 
     def episode(
         self,
